@@ -1,0 +1,102 @@
+"""AdaptivePolicy: an immutable policy document with the evidence that it is safe.
+
+Created by pipelines (with a certificate, which takes verb `certify`) or by hand (without one).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ConfigDict, Field
+
+from trimwheel_api.kinds.common import (
+    ConditionedStatus,
+    Resource,
+    Spec,
+    Status,
+    immutable,
+    to_key,
+)
+from trimwheel_api.values import Digest, Fraction, Name, PositiveNumber
+
+
+class Certificate(Spec):
+    """With confidence 1 - delta the policy disagrees on at most epsilon of this traffic."""
+
+    epsilon: Fraction = Field(description="Promised share of disagreement.")
+    delta: Fraction = Field(description="Chance that the promise is wrong.")
+    n: int = Field(description="Audits that were tested.", ge=1)
+    errors: int = Field(description="Disagreements among them.", ge=0)
+    design_effect: PositiveNumber = Field(
+        default="1", description="Variance inflation by sessions; 1 when audits are independent."
+    )
+    missing: Fraction = Field(default="0", description="Share of audits that were lost.")
+    p_value: Fraction = Field(description="Of the fixed-sequence test at its last point.")
+    window_start: str = Field(description="When the tested audits began (RFC 3339).")
+    window_end: str = Field(description="When they ended (RFC 3339).")
+    short: bool = Field(default=False, description="The window is under 24 h: it names itself.")
+    population: str = Field(default="", description="Whose traffic this speaks of.", max_length=512)
+    policy_digest: Digest = Field(description="Of the policy document.")
+    model_digest: Digest = Field(description="Of the model artifact.")
+    score_digest: str = Field(default="", description="Of the agreement score.", max_length=71)
+    looks: int = Field(default=1, description="Looks taken.", ge=1, le=3)
+    finalists: int = Field(default=1, description="Candidates that shared delta.", ge=1)
+    issued_at: str = Field(description="When it was released (RFC 3339).")
+    expires_at: str = Field(description="When it ends (RFC 3339).")
+    tuning_run: str = Field(default="", description="TuningRun that issued it.", max_length=253)
+
+
+class MlflowReference(Spec):
+    """Where the evidence lies."""
+
+    run_id: str = Field(default="", description="Parent run.", max_length=64)
+    experiment: str = Field(default="", description="Experiment name.", max_length=512)
+    model_version: str = Field(default="", description="Version of the policy.", max_length=16)
+
+
+class AdaptivePolicySpec(Spec):
+    """The policy and where it comes from."""
+
+    model_config = ConfigDict(
+        alias_generator=to_key,
+        populate_by_name=True,
+        extra="forbid",
+        json_schema_extra={"x-kubernetes-validations": [immutable("spec")]},
+    )
+    model: Name = Field(description="AdaptiveModel that it is for.")
+    policy: dict[str, Any] = Field(
+        default_factory=dict,
+        description="The policy document; {} is the dense model. See the policy reference.",
+        json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
+    )
+    parent: str = Field(default="", description="Digest it was derived from.", max_length=71)
+    model_digest: str = Field(
+        default="", description="Model artifact it was made for; empty: any.", max_length=71
+    )
+    certificate: Certificate | None = Field(
+        default=None, description="Evidence; setting it takes verb certify on the model."
+    )
+    mlflow: MlflowReference | None = Field(default=None, description="Where the evidence lies.")
+
+
+class ActiveIn(Status):
+    """One place where the policy serves."""
+
+    model: str
+    arm: str
+
+
+class AdaptivePolicyStatus(ConditionedStatus):
+    """What the operator reports."""
+
+    digest: str = Field(default="", description="Digest of the document.")
+    active: list[ActiveIn] = Field(
+        default_factory=list, description="Where it serves.", max_length=4
+    )
+
+
+class AdaptivePolicy(Resource[AdaptivePolicySpec, AdaptivePolicyStatus]):
+    """The object."""
+
+    kind: str = "AdaptivePolicy"
+    status: AdaptivePolicyStatus = Field(default_factory=AdaptivePolicyStatus)

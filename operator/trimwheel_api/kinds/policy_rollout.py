@@ -1,0 +1,170 @@
+"""PolicyRollout: one attempt to make a policy stable, or to go back to a former one.
+
+Created by pipelines or a person; only `paused` and `abort` may change afterwards. The operator
+freezes the model's rules into `status.effective` at the start and never loosens them in flight.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import ConfigDict, Field
+
+from trimwheel_api.kinds.adaptive_model import RolloutSpec, Step
+from trimwheel_api.kinds.common import ConditionedStatus, Resource, Spec, Status, to_key
+from trimwheel_api.values import Digest, Fraction, Name
+
+FROZEN = ("model", "policy", "policyDigest", "type", "requestedBy", "allowUncertified", "reason")
+_OPTIONAL = ("steps",)
+
+
+def _frozen_rules() -> list[dict[str, str]]:
+    rules = [
+        {
+            "rule": f"self.{field} == oldSelf.{field}",
+            "message": f"spec.{field} is immutable: only paused and abort may change",
+        }
+        for field in FROZEN
+    ]
+    rules += [
+        {
+            "rule": f"has(self.{field}) == has(oldSelf.{field}) && "
+            f"(!has(self.{field}) || self.{field} == oldSelf.{field})",
+            "message": f"spec.{field} is immutable: only paused and abort may change",
+        }
+        for field in _OPTIONAL
+    ]
+    rules.append(
+        {
+            "rule": "!oldSelf.abort || self.abort",
+            "message": "spec.abort cannot be taken back: create another rollout",
+        }
+    )
+    return rules
+
+
+class PolicyRolloutSpec(Spec):
+    """Which policy, how, and who asks."""
+
+    model_config = ConfigDict(
+        alias_generator=to_key,
+        populate_by_name=True,
+        extra="forbid",
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                *_frozen_rules(),
+                {
+                    "rule": "self.type != 'Rollback' || !has(self.steps)",
+                    "message": "spec.steps must be unset for type Rollback, which is immediate",
+                },
+                {
+                    "rule": "self.type == 'Rollback' || self.policy != ''",
+                    "message": "spec.policy must name an AdaptivePolicy for type Canary",
+                },
+            ]
+        },
+    )
+    model: Name = Field(description="AdaptiveModel whose policy changes.")
+    policy: str = Field(
+        default="", description="AdaptivePolicy; may be empty for a Rollback.", max_length=253
+    )
+    policy_digest: Digest = Field(description="Digest of the policy: names the bytes.")
+    type: Literal["Canary", "Rollback"] = Field(
+        default="Canary", description="Canary goes through steps; Rollback is immediate."
+    )
+    requested_by: str = Field(
+        description="User who asks; the API server checks it is you.", max_length=512
+    )
+    allow_uncertified: bool = Field(
+        default=False, description="Roll out without a certificate; takes verb waive on the model."
+    )
+    reason: str = Field(default="", description="Why, for the record.", max_length=1024)
+    steps: list[Step] | None = Field(
+        default=None,
+        description="Steps of this rollout; unset takes the model's. Looser than the model's, or "
+        "without shadow, only with allowUncertified.",
+        min_length=1,
+        max_length=20,
+    )
+    paused: bool = Field(default=False, description="Stop advancing; rollback stays armed.")
+    abort: bool = Field(default=False, description="Give up and serve stable.")
+
+
+class EffectiveRules(Status):
+    """The rules of this attempt, frozen at its start."""
+
+    rollout: RolloutSpec = Field(description="Steps, approval, levels.")
+    max_disagreement: Fraction
+    error_budget: Fraction
+    latency_slo: str
+    latency_budget: Fraction
+    capacity_target: Fraction
+    stable_digest: str = Field(description="What is compared against, and returned to.")
+    stable_policy: str = ""
+    salt: str = Field(description="Keys the cohorts of this attempt.")
+    certified: bool = Field(description="Whether the candidate's certificate was valid.")
+    model_digest: str = ""
+    started_at: str = Field(description="When evidence began to count.")
+
+
+class GuardStatus(Status):
+    """One guard's verdict with its numbers."""
+
+    name: str
+    verdict: Literal["Pass", "Fail", "NotEnoughEvidence"]
+    value: str = Field(default="", description="Estimate, a decimal string.")
+    bound: str = Field(default="", description="Promise, a decimal string.")
+    samples: int = Field(default=0, description="Trials behind it.")
+    message: str = ""
+
+
+class Decision(Status):
+    """One decision of the operator, copied to the ledger by (uid, seq)."""
+
+    seq: int
+    time: str
+    action: str = Field(description="Start, Advance, Await, Promote, RollBack, Pause, ...")
+    reason: str
+    message: str = ""
+    weight_basis_points: int = 0
+    actor: str = Field(default="", description="User, where a person decided.")
+
+
+class Actuation(Status):
+    """How long a decision took to reach the last worker."""
+
+    epoch: int = 0
+    decided_at: str = Field(default="", description="When the assignment was written.")
+    last_worker_at: str = Field(default="", description="Last acknowledgement.")
+    milliseconds: int | None = Field(default=None, description="Between the two.")
+    lease_seconds: int = Field(default=0, description="Bound for workers that say nothing.")
+    workers: int = Field(default=0, description="Acknowledgements waited for.")
+    pending: list[str] = Field(default_factory=list, description="Pods still owed.", max_length=64)
+
+
+class PolicyRolloutStatus(ConditionedStatus):
+    """What the operator reports."""
+
+    phase: str = Field(
+        default="",
+        description="Queued, Progressing, AwaitingApproval, Promoted, RollingBack, RolledBack or "
+        "Stalled: the conditions in one word.",
+    )
+    effective: EffectiveRules | None = None
+    weight_basis_points: int = Field(default=0, description="Share of cohorts, 0-10000.")
+    step: int = Field(default=0, description="Index of the current step.")
+    step_started_at: str = Field(default="", description="When the step began.")
+    verdict: Literal["Pass", "Fail", "NotEnoughEvidence"] = Field(
+        default="NotEnoughEvidence", description="Over all guards."
+    )
+    guards: list[GuardStatus] = Field(default_factory=list, max_length=16)
+    decisions: list[Decision] = Field(default_factory=list, max_length=64)
+    actuation: Actuation | None = None
+    finished_at: str = Field(default="", description="When it ended.")
+
+
+class PolicyRollout(Resource[PolicyRolloutSpec, PolicyRolloutStatus]):
+    """The object."""
+
+    kind: str = "PolicyRollout"
+    status: PolicyRolloutStatus = Field(default_factory=PolicyRolloutStatus)

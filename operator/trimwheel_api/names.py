@@ -1,0 +1,190 @@
+"""Every name that two parts must spell alike: group, kinds, labels, conditions, reasons, accounts.
+
+Imported by all packages; holds constants only, each with the sentence that says what it means.
+Metric names live in `trimwheel_api.metrics`.
+"""
+
+from __future__ import annotations
+
+GROUP = "trimwheel.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+CATEGORY = "trimwheel"
+
+# --- where things run -------------------------------------------------------------------------
+RELEASE_NAMESPACE = "trimwheel-system"
+"""Default namespace of the Helm release: operator, pipelines and TuningRun Jobs live here."""
+OPERATOR_ACCOUNT = "trimwheel-operator"
+PIPELINES_ACCOUNT = "trimwheel-pipelines"
+WORKER_ACCOUNT_SUFFIX = "-trimwheel-worker"
+"""Workers of model `m` run as service account `m-trimwheel-worker` in the model's namespace."""
+FIELD_MANAGER = "trimwheel-operator"
+OPERATOR_LEASE = "trimwheel-operator"
+"""The Lease in the release namespace that only the deciding operator holds."""
+
+
+def service_account_user(namespace: str, account: str) -> str:
+    """The username under which the API server sees a service account."""
+    return f"system:serviceaccount:{namespace}:{account}"
+
+
+def worker_account(model: str) -> str:
+    """Service account, Role and RoleBinding name of a model's workers."""
+    return f"{model}{WORKER_ACCOUNT_SUFFIX}"
+
+
+# --- labels and annotations -------------------------------------------------------------------
+LABEL_NAME = "app.kubernetes.io/name"
+LABEL_INSTANCE = "app.kubernetes.io/instance"
+LABEL_COMPONENT = "app.kubernetes.io/component"
+"""operator, worker, pipelines or tuning."""
+LABEL_PART_OF = "app.kubernetes.io/part-of"
+LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
+PART_OF = "trimwheel"
+COMPONENT_OPERATOR = "operator"
+COMPONENT_WORKER = "worker"
+COMPONENT_PIPELINES = "pipelines"
+COMPONENT_TUNING = "tuning"
+
+LABEL_MODEL = f"{GROUP}/model"
+LABEL_MODEL_NAMESPACE = f"{GROUP}/model-namespace"
+"""Back-reference of a TuningRun Job, which runs in another namespace than its model."""
+LABEL_TUNING_RUN = f"{GROUP}/tuning-run"
+LABEL_TUNING_RUN_UID = f"{GROUP}/tuning-run-uid"
+LABEL_DIGEST = f"{GROUP}/digest"
+"""First 16 hex characters of a policy digest: a whole digest is too long for a label."""
+
+ANNOTATION_EPOCH = f"{GROUP}/epoch"
+ANNOTATION_STABLE = f"{GROUP}/stable-digest"
+ANNOTATION_CANDIDATE = f"{GROUP}/candidate-digest"
+ANNOTATION_SPEC_HASH = f"{GROUP}/spec-hash"
+
+LABEL_DIGEST_LENGTH = 16
+
+
+def digest_label(digest: str) -> str:
+    """`sha256:abcd...` -> its first 16 hex characters."""
+    return digest.removeprefix("sha256:")[:LABEL_DIGEST_LENGTH]
+
+
+# --- verbs of ours, asked of the authorizer by the admission policies --------------------------
+VERB_APPROVE = "approve"
+VERB_ROLLBACK = "rollback"
+VERB_WAIVE = "waive"
+VERB_CERTIFY = "certify"
+
+# --- condition types --------------------------------------------------------------------------
+READY = "Ready"
+RECONCILING = "Reconciling"
+STALLED = "Stalled"
+CERTIFIED = "Certified"
+DRIFTED = "Drifted"
+DEGRADED = "Degraded"
+ACTIVE = "Active"
+AWAITING_APPROVAL = "AwaitingApproval"
+PAUSED = "Paused"
+ROLLED_BACK = "RolledBack"
+QUEUED = "Queued"
+
+
+class Reason:
+    """CamelCase reasons of conditions, decisions and Events; each comment ends its sentence."""
+
+    # AdaptiveModel
+    WORKERS_READY = "WorkersReady"  # every replica is Ready and on the current epoch
+    WORKERS_NOT_READY = "WorkersNotReady"  # some replica is missing, starting or behind
+    APPLYING = "Applying"  # the spec is being turned into objects
+    APPLIED = "Applied"  # the spec is applied
+    INVALID_SPEC = "InvalidSpec"  # a field breaks a rule that the schema could not express
+    DENSE = "Dense"  # the model serves full depth, which needs no certificate
+    CERTIFICATE_VALID = "CertificateValid"
+    CERTIFICATE_EXPIRED = "CertificateExpired"
+    CERTIFICATE_REVOKED = "CertificateRevoked"
+    UNCERTIFIED = "Uncertified"  # the policy carries no certificate for this model
+    MODEL_DIGEST_CHANGED = "ModelDigestChanged"  # the certificate names another model
+    HARMFUL = "Harmful"  # audited disagreement broke the promise
+    HARMLESS = "Harmless"  # inputs moved, audited disagreement did not
+    NOT_ENOUGH_EVIDENCE = "NotEnoughEvidence"
+    COVARIATE_DRIFT = "CovariateDrift"
+    SERVING_FULL_DEPTH = "ServingFullDepth"  # no valid certificate: workers run the dense policy
+    HEALTHY = "Healthy"
+    # PolicyRollout
+    ACCEPTED = "Accepted"
+    ANOTHER_ROLLOUT_ACTIVE = "AnotherRolloutActive"
+    STARTED = "Started"
+    SHADOW = "Shadow"  # the candidate is evaluated in audits and exposed to nobody
+    STEP_ADVANCED = "StepAdvanced"
+    STEP_TIMED_OUT = "StepTimedOut"  # a step found no evidence within its maximum time
+    GUARD_FAILED = "GuardFailed"
+    ABORTED = "Aborted"
+    REJECTED = "Rejected"  # by a person
+    REJECTED_DIGEST = "RejectedDigest"  # this digest was rolled back or rejected before
+    APPROVAL_REQUIRED = "ApprovalRequired"
+    APPROVED = "Approved"
+    PROMOTED = "Promoted"
+    PAUSED_BY_USER = "PausedByUser"
+    RESUMED = "Resumed"
+    HELD = "Held"  # a person set hold on the assignment
+    POLICY_NOT_FOUND = "PolicyNotFound"
+    MODEL_NOT_FOUND = "ModelNotFound"
+    DIGEST_MISMATCH = "DigestMismatch"
+    POLICY_INVALID = "PolicyInvalid"
+    ADMISSION_MISSING = "AdmissionMissing"  # a forged approval was not refused by our policy
+    NOT_FORMERLY_STABLE = "NotFormerlyStable"  # a Rollback names a digest that never was stable
+    STEPS_LOOSER_THAN_MODEL = "StepsLooserThanModel"
+    ROLLED_BACK_TO_STABLE = "RolledBackToStable"
+    ACKNOWLEDGED = "Acknowledged"  # every live worker acknowledged, or its lease ran out
+    # TuningRun
+    JOB_CREATED = "JobCreated"
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
+    NOTHING_CERTIFIED = "NothingCertified"  # full depth is kept
+    NO_IMPROVEMENT = "NoImprovement"
+    FAILED = "Failed"
+    JOB_FAILED = "JobFailed"
+    TOO_FEW_RECORDS = "TooFewRecords"
+
+
+VERDICT_PASS = "Pass"
+VERDICT_FAIL = "Fail"
+VERDICT_NOT_ENOUGH = "NotEnoughEvidence"
+VERDICTS = (VERDICT_PASS, VERDICT_FAIL, VERDICT_NOT_ENOUGH)
+
+ARM_STABLE = "stable"
+ARM_CANDIDATE = "candidate"
+ARMS = (ARM_STABLE, ARM_CANDIDATE)
+
+GUARD_DISAGREEMENT = "disagreement"
+GUARD_ERRORS = "errors"
+GUARD_LATENCY = "latency"
+GUARD_CAPACITY = "capacity"
+GUARD_PARITY = "parity"
+GUARDS = (GUARD_DISAGREEMENT, GUARD_ERRORS, GUARD_LATENCY, GUARD_CAPACITY, GUARD_PARITY)
+
+# --- HTTP -------------------------------------------------------------------------------------
+SESSION_HEADER = "x-session-id"
+PARAM_EXIT = "trimwheel_exit"
+PARAM_LAYERS = "trimwheel_layers"
+PARAM_ARM = "trimwheel_arm"
+PARAM_DIGEST = "trimwheel_policy_digest"
+
+# --- ports ------------------------------------------------------------------------------------
+WORKER_PORT = 8080
+"""HTTP, probes and /metrics of a worker pod."""
+OPERATOR_METRICS_PORT = 8081
+PIPELINES_METRICS_PORT = 8082
+
+# --- MLflow -----------------------------------------------------------------------------------
+ALIAS_STABLE = "stable"
+ALIAS_CANDIDATE = "candidate"
+TAG_TUNING_RUN = "trimwheel.tuningrun"
+
+
+def experiment_name(namespace: str, model: str) -> str:
+    """MLflow experiment of a model."""
+    return f"trimwheel/{namespace}/{model}"
+
+
+def registered_policy_name(namespace: str, model: str) -> str:
+    """MLflow registered model whose versions are this model's policies."""
+    return f"{namespace}.{model}.policy"

@@ -1,0 +1,87 @@
+"""The audit record: its columns, and where its segments lie.
+
+Workers write Parquet segments of these columns, pipelines read them. A record speaks of one audited
+request: scores at every exit and predictions at every exit of the *reference run* (the dense
+policy's compute signature, full depth), what was served, and what the stable and candidate
+policies answer. Inputs are kept only under `audits.inputs: sampled`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+SCHEMA_VERSION = 1
+ColumnType = Literal["string", "float64", "float32", "int32", "int64", "bool", "list<float32>",
+                     "list<int32>"]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a segment."""
+
+    name: str
+    type: ColumnType
+    help: str
+    nullable: bool = False
+
+
+COLUMNS: tuple[Column, ...] = (
+    Column("id", "string", "Server-made id, hex; the audit was chosen by its keyed hash."),
+    Column("time", "float64", "Unix seconds at which the request was answered."),
+    Column("session", "string", "blake2b-8 hex of the session key; the id when there is none."),
+    Column("first_in_session", "bool", "First audit of this session on this worker."),
+    Column("u", "float64", "Keyed hash of the id in [0, 1)."),
+    Column("propensity", "float64", "q: audited iff u < q."),
+    Column("epoch", "int64", "Assignment epoch that was served."),
+    Column("model_digest", "string", "Model artifact."),
+    Column("tokens", "int32", "Input length in tokens."),
+    Column("arm", "string", "Arm that served."),
+    Column("digest", "string", "Policy that served."),
+    Column("exit", "int32", "Exit that answered; the number of exits for full depth."),
+    Column("layers", "int32", "Layers run for the answer."),
+    Column("prediction", "int32", "Class that was answered."),
+    Column("latency", "float32", "Seconds."),
+    Column("scores", "list<float32>", "Learned score at each exit, reference run."),
+    Column("predictions", "list<int32>", "Class at each exit and, last, at full depth."),
+    Column("stable_digest", "string", "Stable policy at the time."),
+    Column("stable_prediction", "int32", "What it answers."),
+    Column("stable_exit", "int32", "At which exit."),
+    Column("candidate_digest", "string", "Candidate at the time.", nullable=True),
+    Column("candidate_prediction", "int32", "What it answers.", nullable=True),
+    Column("candidate_exit", "int32", "At which exit.", nullable=True),
+    Column("text", "string", "The input, if inputs are kept.", nullable=True),
+    Column("tenant", "string", "Whose request, if known; deletion goes by it.", nullable=True),
+)
+
+TENANT_HEADER = "x-tenant-id"
+
+
+def segment_folder(root: str, namespace: str, model: str) -> str:
+    """Folder of a model's segments below the records address."""
+    return f"{root.rstrip('/')}/{namespace}/{model}"
+
+
+def segment_name(pod: str, started: float, sequence: int, records: int, lost: int) -> str:
+    """File name of a segment.
+
+    `started` is the Unix time of its first record; `lost` counts audits that this worker chose but
+    could not record since its previous segment: missing data must travel with the data.
+    """
+    return f"{int(started * 1000):015d}-{pod}-{sequence:06d}-n{records}-lost{lost}.parquet"
+
+
+def parse_segment_name(name: str) -> tuple[float, str, int, int, int]:
+    """(started, pod, sequence, records, lost) of a file name; ValueError on another name."""
+    stem = name.rsplit("/", 1)[-1]
+    if not stem.endswith(".parquet"):
+        raise ValueError(f"segment name: must end with .parquet, but got {stem!r}")
+    started, rest = stem.removesuffix(".parquet").split("-", 1)
+    pod, sequence, count, lost = rest.rsplit("-", 3)
+    return (
+        int(started) / 1000,
+        pod,
+        int(sequence),
+        int(count.removeprefix("n")),
+        int(lost.removeprefix("lost")),
+    )

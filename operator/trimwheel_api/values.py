@@ -1,0 +1,72 @@
+"""Scalar types of specs: decimal strings, durations, percentages; no floats reach an object.
+
+Used by the kinds and the policy document, and by whoever needs the number behind a string. Each
+type is a string with a pattern that the CRD carries, so that the API server refuses a bad one.
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from typing import Annotated
+
+from pydantic import StringConstraints
+
+FRACTION_PATTERN = r"^(0(\.[0-9]{1,9})?|1(\.0{1,9})?)$"
+THRESHOLD_PATTERN = r"^[01](\.[0-9]{1,9})?$"
+DURATION_PATTERN = r"^([0-9]{1,9}(ms|s|m|h|d)){1,4}$"
+PERCENT_PATTERN = r"^(100(\.0{1,2})?|[0-9]{1,2}(\.[0-9]{1,2})?)%$"
+QUANTITY_PATTERN = r"^[0-9]{1,15}(\.[0-9]{1,9})?$"
+DIGEST_PATTERN = r"^sha256:[0-9a-f]{64}$"
+NAME_PATTERN = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"
+
+Fraction = Annotated[str, StringConstraints(pattern=FRACTION_PATTERN, max_length=16)]
+"""A number in [0, 1] as a decimal string, such as "0.02"."""
+Threshold = Annotated[str, StringConstraints(pattern=THRESHOLD_PATTERN, max_length=16)]
+"""A number in [0, 2) as a decimal string; above 1 means that no score reaches it."""
+PositiveNumber = Annotated[str, StringConstraints(pattern=QUANTITY_PATTERN, max_length=26)]
+"""A number >= 0 as a decimal string, such as "5000000" or "1.5"."""
+Duration = Annotated[str, StringConstraints(pattern=DURATION_PATTERN, max_length=48)]
+"""A span of time such as "30s", "1h30m" or "250ms"."""
+Percent = Annotated[str, StringConstraints(pattern=PERCENT_PATTERN, max_length=8)]
+"""A share such as "5%" or "0.5%"."""
+Digest = Annotated[str, StringConstraints(pattern=DIGEST_PATTERN, max_length=71)]
+"""`sha256:` and 64 hex characters."""
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN, max_length=253)]
+"""The name of an object in the same namespace."""
+
+_UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_PART = re.compile(r"([0-9]+)(ms|s|m|h|d)")
+
+
+def seconds(duration: str) -> float:
+    """`"1m30s"` -> 90.0. Raises ValueError on anything that is not a duration."""
+    if not re.match(DURATION_PATTERN, duration):
+        raise ValueError(f"duration: must look like 30s, 1h30m or 250ms, but got {duration!r}")
+    return sum(int(number) * _UNIT_SECONDS[unit] for number, unit in _PART.findall(duration))
+
+
+def basis_points(percent: str) -> int:
+    """`"5%"` -> 500. Raises ValueError on anything that is not a percentage."""
+    if not re.match(PERCENT_PATTERN, percent):
+        raise ValueError(f"percent: must look like 5% or 0.5%, but got {percent!r}")
+    return int(Decimal(percent.rstrip("%")) * 100)
+
+
+def percent(weight_basis_points: int) -> str:
+    """500 -> `"5%"`."""
+    return f"{normalise_decimal(str(Decimal(weight_basis_points) / 100))}%"
+
+
+def normalise_decimal(text: str) -> str:
+    """Canonical form of a decimal: no exponent, no trailing zeros, no `-0`."""
+    value = Decimal(text)
+    if not value:
+        return "0"
+    plain = format(value, "f")
+    return plain.rstrip("0").rstrip(".") if "." in plain else plain
+
+
+def decimal_string(value: float, digits: int = 9) -> str:
+    """A float as a decimal string with at most `digits` decimals."""
+    return normalise_decimal(f"{value:.{digits}f}")

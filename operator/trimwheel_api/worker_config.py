@@ -1,0 +1,46 @@
+"""What the operator tells a worker process at its start, and how: one JSON environment variable.
+
+Written by the operator's manifests, read by the worker's entry point. What changes without a
+restart (policies, weights, audit rate) travels in the PolicyAssignment instead.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+
+from pydantic import Field
+
+from trimwheel_api.errors import SetupFailed
+from trimwheel_api.kinds.adaptive_model import EngineSpec, Objectives
+from trimwheel_api.kinds.common import Spec
+
+ENVIRONMENT = "TRIMWHEEL_WORKER"
+MODEL_PATH = "/var/run/trimwheel/model"
+"""Mount of the emptyDir into which the init step puts the artifact."""
+STATE_PATH = "/var/run/trimwheel/state"
+"""Mount of the emptyDir that keeps the last good assignment across container restarts."""
+
+
+class WorkerConfig(Spec):
+    """Everything a worker process knows before it has seen an assignment."""
+
+    model: str = Field(description="AdaptiveModel, by object name.")
+    namespace: str = Field(description="Its namespace, and the pod's.")
+    model_digest: str = Field(description="Artifact that the engine insists on.")
+    model_path: str = Field(default=MODEL_PATH, description="Folder of the artifact.")
+    state_path: str = Field(default=STATE_PATH, description="Folder for the last good assignment.")
+    engine: EngineSpec = Field(default_factory=EngineSpec)
+    objectives: Objectives = Field(default_factory=Objectives)
+    keep_inputs: bool = Field(default=False, description="audits.inputs is sampled.")
+    records_uri: str = Field(default="", description="fsspec root of audit records; empty: none.")
+    port: int = Field(default=8080)
+
+
+def from_environment(environ: Mapping[str, str] = os.environ) -> WorkerConfig:
+    """The configuration of this process. Raises SetupFailed when it is absent or broken."""
+    text = environ.get(ENVIRONMENT)
+    if not text:
+        raise SetupFailed(f"{ENVIRONMENT} is not set: the operator sets it on worker pods")
+    return WorkerConfig.model_validate(json.loads(text))
