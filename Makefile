@@ -1,0 +1,75 @@
+# One verb each; continuous integration calls `make test` and nothing else.
+# `make help` lists them. Two commands matter to a newcomer: `make demo` and `make test`.
+
+SHELL := /bin/bash
+PY := .venv/bin/python
+BOOTSTRAP := python3 pipelines/trimwheel_demo/bootstrap.py
+# Several torch processes share the machine: one compute thread each, or they stall each other.
+export OMP_NUM_THREADS ?= 1
+export MKL_NUM_THREADS ?= 1
+export PYTHONDONTWRITEBYTECODE :=
+SEED ?= 0
+FRESH ?=
+DETACH ?=
+BAD_POLICY ?=
+REPORT ?= build/demo-report.json
+UNIT := -m "not cluster and not e2e and not slow"
+
+.PHONY: help setup lock fmt lint test-unit test e2e generate verify demo down bench env
+
+help: ## list the verbs
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+setup: ## check the machine, make .venv, build Kubernetes and friends, train the demo model (cached)
+	@$(BOOTSTRAP) --steps python,binaries,model
+
+demo: ## play the whole loop on this machine (DETACH=1 SEED=n FRESH=1 BAD_POLICY=file REPORT=path)
+	@$(BOOTSTRAP) --steps python,binaries,model --plan demo
+	@SEED="$(SEED)" FRESH="$(FRESH)" DETACH="$(DETACH)" BAD_POLICY="$(BAD_POLICY)" REPORT="$(REPORT)" \
+	  $(PY) -m trimwheel_demo play
+
+down: ## stop and remove all that `make demo` started
+	@if [ -x $(PY) ]; then $(PY) -m trimwheel_demo down; else echo "nothing to stop: no .venv here"; fi
+
+test: ## set up what is missing and run every test
+	@$(BOOTSTRAP) --steps python,binaries,model --plan test
+	@$(PY) -m pytest --durations=15
+
+test-unit: ## tests without a cluster, under a minute
+	@$(BOOTSTRAP) --steps python --plan quiet
+	@$(PY) -m pytest $(UNIT) -q
+
+e2e: ## the story as a test, on real components
+	@$(BOOTSTRAP) --steps python,binaries,model --plan quiet
+	@$(PY) -m pytest -m e2e -s
+
+fmt: ## format and sort imports
+	@$(PY) -m ruff format operator workers pipelines dashboards tests
+	@$(PY) -m ruff check --fix -q operator workers pipelines dashboards tests || true
+
+lint: ## ruff, mypy --strict, import contracts
+	@$(PY) -m ruff check operator workers pipelines dashboards tests
+	@$(PY) -m mypy
+	@.venv/bin/lint-imports
+
+generate: ## rewrite generated files: CRDs, dashboards, rules, reference pages
+	@$(PY) -m trimwheel_api.generate
+	@$(PY) -m trimwheel_dashboards.generate
+	@$(PY) -m trimwheel_cli.generate_docs
+
+verify: generate lint ## regenerate, lint, then fail on any difference or untracked file
+	@test -z "$$(git status --porcelain)" || { git status --short; echo "generated files are not current: commit the result of make generate"; exit 1; }
+
+lock: ## pin every dependency with hashes
+	@cd requirements && for name in bootstrap dev; do \
+	  ../.venv/bin/uv pip compile -q --generate-hashes --no-header --no-annotate --no-emit-index-url \
+	    --no-emit-package trimwheel $$name.in -o $$name.txt; done
+	@for extra in operator workers pipelines; do \
+	  .venv/bin/uv pip compile -q --generate-hashes --no-header --no-annotate --no-emit-index-url \
+	    --extra $$extra pyproject.toml -o requirements/$$extra.txt; done
+
+bench: ## every figure of docs/benchmarks (long)
+	@for name in replay certificate canary serving task rollback; do .venv/bin/trimwheel bench $$name || exit 1; done
+
+env: ## print the exports that reach a running demo
+	@.venv/bin/trimwheel env
