@@ -12,7 +12,9 @@ NEVER = 1.01
 """A threshold above every possible score: this exit is not used."""
 
 
-def decide(scores: Sequence[float], thresholds: Sequence[float], depth_cap: int | None = None) -> int:
+def decide(
+    scores: Sequence[float], thresholds: Sequence[float], depth_cap: int | None = None
+) -> int:
     """Index of the exit that answers: the first whose score reaches its threshold.
 
     `scores` and `thresholds` hold one number for each exit, shallow first; scores lie in [0, 1].

@@ -7,6 +7,7 @@
     |   +-- DigestMismatch    bytes are not those that a digest names
     |   +-- RequestInvalid    an inference request breaks a rule (HTTP 4xx)
     +-- Conflict              somebody else wrote first; gather again
+    +-- Refused               an authority said no; asking again does not help
     +-- Unavailable           a service did not answer; retried with back-off
     |   +-- Overloaded        we answered "later" (HTTP 429 or 503)
     +-- NotEnoughData         records or audits are too few for the question asked
@@ -66,6 +67,10 @@ class RequestInvalid(InvalidInput):
 
 class Conflict(TrimwheelError):
     """The object changed since it was read; gather again and decide anew."""
+
+
+class Refused(TrimwheelError):
+    """Whoever decides (RBAC, an admission policy) said no; the message is theirs."""
 
 
 class Unavailable(TrimwheelError):

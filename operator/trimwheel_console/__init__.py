@@ -1,0 +1,25 @@
+"""How every Trimwheel command talks to a person or a script: output, exit codes, errors, progress.
+
+Used by the CLI and by each package that owns a verb. Knows click and rich, and of Trimwheel only
+the exception tree; what a verb does stays with its package.
+"""
+
+from trimwheel_console.exits import NEGATIVE, OK, UNREACHABLE, USAGE, exit_code
+from trimwheel_console.output import Output, emit, note, output_option, text_table
+from trimwheel_console.progress import Steps, progress, steps
+
+__all__ = [
+    "NEGATIVE",
+    "OK",
+    "UNREACHABLE",
+    "USAGE",
+    "Output",
+    "Steps",
+    "emit",
+    "exit_code",
+    "note",
+    "output_option",
+    "progress",
+    "steps",
+    "text_table",
+]
