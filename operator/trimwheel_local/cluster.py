@@ -1,0 +1,295 @@
+"""One embedded cluster, seen from outside: up, down, status, credentials, the chart.
+
+Used by the CLI verbs, the demo and the tests. All state is in the cluster's folder, so any
+process may make a `Cluster` for the same state and index and find the same cluster. Nothing
+outside that folder and the binaries' cache is written; `~/.kube/config` is never touched.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from trimwheel_api.errors import SetupFailed
+from trimwheel_local import addons, binaries, pki, rest
+from trimwheel_local.binaries import Binaries, Progress, no_progress
+from trimwheel_local.errors import NotRunning, StartError
+from trimwheel_local.files import private_folder, read_json, tail, write_atomic, write_json
+from trimwheel_local.layout import Layout, checkout, default_state
+from trimwheel_local.names import (
+    ADDONS_NAMESPACE,
+    DEFAULT_FAKE_GPUS,
+    NODE_NAME,
+    RELEASE_NAME,
+    RELEASE_NAMESPACE,
+    SUPERVISOR_COMPONENTS,
+)
+from trimwheel_local.node.runtime import stop_every_pod
+from trimwheel_local.processes import ProcessId, stop_all
+
+POLL = 0.05
+START_TIMEOUT = 90.0
+STOP_TIMEOUT = 40.0
+STALE_GRACE = 5.0
+
+
+class Cluster:
+    """The cluster number `index` in the state folder `state`."""
+
+    def __init__(self, state: Path | None = None, index: int = 0) -> None:
+        self.layout = Layout((state or default_state()).resolve(), index)
+
+    @property
+    def kubeconfig(self) -> Path:
+        """The administrator's credentials (group system:masters)."""
+        return self.layout.admin_kubeconfig
+
+    def kubeconfig_for(self, user: str, groups: Sequence[str] = ()) -> Path:
+        """Credentials for a named person; what they may do is up to RBAC. The file is 0600."""
+        return pki.write_kubeconfig(self.layout, user, groups)
+
+    def up(
+        self, progress: Progress = no_progress, *, fake_gpus: int = DEFAULT_FAKE_GPUS
+    ) -> Cluster:
+        """Start the cluster, or adopt the one that runs; returns once its node is Ready.
+
+        After a crash it first ends what is left over. Raises BinaryError, or StartError with the
+        end of the log of the part that did not come up.
+        """
+        if not sys.platform.startswith("linux"):
+            raise SetupFailed(f"the embedded cluster needs Linux, but this is {sys.platform}")
+        binaries.ensure(progress)
+        if not self._supervised():
+            self._clean()
+            private_folder(self.layout.state)
+            private_folder(self.layout.root)
+            for folder in (self.layout.logs, self.layout.pods):
+                private_folder(folder)
+            pki.ensure_pki(self.layout)
+            write_json(self.layout.options, {"fake_gpus": fake_gpus})
+            self._wait(progress, self._spawn())
+        else:
+            self._wait(progress)
+        return self
+
+    def down(self, progress: Progress = no_progress, *, purge: bool = False) -> None:
+        """Stop everything, pods included; `purge` also removes the cluster's folder."""
+        supervisor = self._supervisor()
+        if supervisor:
+            progress("cluster down", 0, 2, "stopping pods and control plane")
+            stop_all([supervisor], STOP_TIMEOUT)
+        self._clean()
+        stop_every_pod(self.layout.pods)
+        progress("cluster down", 1, 2, "stopped")
+        if purge:
+            shutil.rmtree(self.layout.root, ignore_errors=True)
+        progress("cluster down", 2, 2, "state removed" if purge else "state kept")
+
+    def status(self) -> dict[str, Any]:
+        """What runs, and where; `ready` is True only when every part is and the node is Ready."""
+        parts = self._parts()
+        node = rest.find(self.layout, f"/api/v1/nodes/{NODE_NAME}") if parts else None
+        live = self._supervised()
+        ready = live and _is_ready(node) and len(parts) == len(SUPERVISOR_COMPONENTS)
+        return {
+            "ready": ready and all(part["ready"] for part in parts.values()),
+            "running": live,
+            "index": self.layout.index,
+            "state": str(self.layout.root),
+            "server": self.layout.server,
+            "kubeconfig": str(self.kubeconfig),
+            "services": str(self.layout.service_range),
+            "pods": str(self.layout.pod_range),
+            "components": parts,
+        }
+
+    def env(self) -> dict[str, str]:
+        """Variables that make kubectl, promtool and the clients of the add-ons find the cluster.
+
+        PROMETHEUS_URL and MLFLOW_TRACKING_URI are there once the add-ons are installed.
+        """
+        folders = [str(folder) for folder in binaries.find().folders]
+        found = {
+            "KUBECONFIG": str(self.kubeconfig),
+            "PATH": os.pathsep.join([*folders, os.environ.get("PATH", os.defpath)]),
+        }
+        for name, variable in addons.URL_VARIABLES.items():
+            if url := self.service_url(name, ADDONS_NAMESPACE):
+                found[variable] = url
+        return found
+
+    def service_url(self, name: str, namespace: str) -> str | None:
+        """`http://ClusterIP:port` of a Service's first port: reachable from the host as it is."""
+        path = f"/api/v1/namespaces/{namespace}/services/{name}"
+        service = rest.find(self.layout, path)
+        if service is None:
+            return None
+        return f"http://{service['spec']['clusterIP']}:{service['spec']['ports'][0]['port']}"
+
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        """Run kubectl as admin; returns its output. Raises CalledProcessError with its stderr."""
+        return self._run("kubectl", *arguments, stdin=stdin)
+
+    def install_chart(
+        self,
+        values: Mapping[str, Any],
+        release: str = RELEASE_NAME,
+        namespace: str = RELEASE_NAMESPACE,
+        chart: Path | None = None,
+    ) -> None:
+        """`helm upgrade --install` of the repository's chart, with `values` on top of its own.
+
+        Raises SetupFailed with helm's words when it refuses.
+        """
+        root = checkout()
+        path = chart or (root / "charts" / "trimwheel" if root else None)
+        if path is None:
+            raise SetupFailed("no chart: not in a checkout, and no chart was named")
+        file = self.layout.root / f"values-{release}.yaml"
+        write_atomic(file, yaml.safe_dump(dict(values)).encode())
+        command = ["upgrade", "--install", release, str(path), "--namespace", namespace]
+        try:
+            self._run("helm", *command, "--create-namespace", "--values", str(file))
+        except subprocess.CalledProcessError as error:
+            raise SetupFailed(f"helm refused {path}: {error.stderr.strip()}") from error
+
+    def install_addons(
+        self, prometheus: bool = True, mlflow: bool = True, scrape_interval: str = "2s"
+    ) -> None:
+        """Apply Prometheus and MLflow; `wait_addons` waits until they serve."""
+        manifests = addons.manifests(
+            self.layout, prometheus=prometheus, mlflow=mlflow, scrape_interval=scrape_interval
+        )
+        for name in addons.URL_VARIABLES:
+            private_folder(self.layout.addons / name)
+        command = ["apply", "--server-side", "--force-conflicts", "--filename", "-"]
+        self.kubectl(*command, stdin=yaml.safe_dump_all(manifests))
+
+    def wait_addons(self, timeout: float = 120) -> None:
+        """Until every add-on's Deployment is available. Raises CalledProcessError on timeout."""
+        self.kubectl(
+            *("wait", "deployment", "--all", "--for=condition=Available"),
+            *("--namespace", ADDONS_NAMESPACE, f"--timeout={timeout:.0f}s"),
+        )
+
+    def _run(self, name: str, *arguments: str, stdin: str | None = None) -> str:
+        helm = {f"HELM_{kind}_HOME": str(self.layout.root / "helm") for kind in ("CACHE", "CONFIG")}
+        done = subprocess.run(
+            [str(binaries.find()[name]), *arguments],
+            env={**os.environ, **helm, "KUBECONFIG": str(self.kubeconfig)},
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout
+
+    def _record(self) -> dict[str, Any]:
+        return read_json(self.layout.record) or {}
+
+    def _parts(self) -> dict[str, Any]:
+        parts: dict[str, Any] = self._record().get("components", {})
+        return parts
+
+    def _supervisor(self) -> ProcessId | None:
+        found = ProcessId.load(self._record().get("process"))
+        return found if found and found.alive() else None
+
+    def _supervised(self) -> bool:
+        """Whether a supervisor holds the lock; the record may lag a moment behind it."""
+        if not self.layout.lock.exists():
+            return False
+        with self.layout.lock.open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+    def _clean(self) -> None:
+        """End what a killed supervisor left; pods stay, the next node adopts them."""
+        identities = (ProcessId.load(part["process"]) for part in self._parts().values())
+        stop_all([left for left in identities if left], STALE_GRACE, group=True)
+        self.layout.record.unlink(missing_ok=True)
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        place = [f"--state={self.layout.state}", f"--index={self.layout.index}"]
+        with (self.layout.logs / "supervisor.log").open("ab") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", "trimwheel_local.supervisor", *place],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                cwd=self.layout.root,
+                env=_daemon_environment(),
+            )
+
+    def _wait(
+        self, progress: Progress, supervisor: subprocess.Popen[bytes] | None = None
+    ) -> None:
+        """Until etcd, the API server, the node and the default account are there, in this order."""
+        account = "/api/v1/namespaces/default/serviceaccounts/default"
+        node = f"/api/v1/nodes/{NODE_NAME}"
+        steps: list[tuple[str, str, Callable[[], bool]]] = [
+            ("etcd", "etcd", lambda: self._part_ready("etcd")),
+            ("API server", "kube-apiserver", lambda: self._part_ready("kube-apiserver")),
+            ("node", "node", lambda: _is_ready(rest.find(self.layout, node))),
+            (
+                "controllers",
+                "kube-controller-manager",
+                lambda: rest.find(self.layout, account) is not None,
+            ),
+        ]
+        deadline = time.monotonic() + START_TIMEOUT
+        for number, (title, component, ready) in enumerate(steps):
+            progress("cluster up", number, len(steps), f"waiting for {title}")
+            while not ready():
+                died = supervisor is not None and supervisor.poll() is not None
+                if died or time.monotonic() > deadline:
+                    failure = self._failure(component)
+                    self.down()
+                    raise failure
+                time.sleep(POLL)
+        progress("cluster up", len(steps), len(steps), "ready")
+
+    def _part_ready(self, name: str) -> bool:
+        return bool(self._parts().get(name, {}).get("ready"))
+
+    def _failure(self, component: str) -> StartError:
+        own = tail(self.layout.logs / "supervisor.log", 5)
+        text = tail(self.layout.logs / f"{component}.log")
+        return StartError(
+            f"{component} did not become ready; the end of its log in "
+            f"{self.layout.logs}:\n{text}\n{own}".rstrip()
+        )
+
+
+def require_running(cluster: Cluster) -> Cluster:
+    """The same cluster. Raises NotRunning, naming the remedy, when it does not answer."""
+    if not rest.readyz(cluster.layout):
+        raise NotRunning(
+            f"cluster {cluster.layout.index} in {cluster.layout.state} does not answer; "
+            "start it with `trimwheel cluster up`"
+        )
+    return cluster
+
+
+def _is_ready(node: Mapping[str, Any] | None) -> bool:
+    conditions = (node or {}).get("status", {}).get("conditions", [])
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+
+
+def _daemon_environment() -> dict[str, str]:
+    """The caller's variables without those that would change what daemons or pods do."""
+    dropped = ("KUBECONFIG", "PROMETHEUS_URL", "MLFLOW_TRACKING_URI")
+    return {key: value for key, value in os.environ.items() if key not in dropped}
