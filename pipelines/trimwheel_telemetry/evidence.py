@@ -62,9 +62,7 @@ def log_e_under(events: npt.ArrayLike, trials: npt.ArrayLike, bound: float) -> F
     return _log_e_count(events, trials, bound, upper=False)
 
 
-def _log_e_count(
-    events: npt.ArrayLike, trials: npt.ArrayLike, bound: float, upper: bool
-) -> Floats:
+def _log_e_count(events: npt.ArrayLike, trials: npt.ArrayLike, bound: float, upper: bool) -> Floats:
     """Mixture over rates on one side of `bound`, against the likelihood at `bound` itself."""
     k, n = np.broadcast_arrays(
         np.asarray(events, dtype=np.float64), np.asarray(trials, dtype=np.float64)
@@ -262,7 +260,7 @@ def shiryaev_roberts_run_lengths(
     start = np.full(len(CHANGE_RATIOS), -np.inf)
     path = _log_shiryaev_roberts(outcomes, bound, CHANGE_RATIOS, start)
     fired = _log_mean(path) >= math.log(threshold)
-    return np.where(fired.any(axis=-1), fired.argmax(axis=-1), outcomes.shape[-1])
+    return np.asarray(np.where(fired.any(axis=-1), fired.argmax(axis=-1), outcomes.shape[-1]))
 
 
 def _log_shiryaev_roberts(

@@ -1,0 +1,1 @@
+"""The loop that keeps policies right: drift, tuning, certificates, registry, ledger."""
