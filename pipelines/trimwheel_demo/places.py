@@ -1,0 +1,64 @@
+"""Where the demo keeps its things, and what it calls them.
+
+Used by every module of this package; reads the environment, touches no file.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMESPACE = "snippets"
+MODEL = "snippets"
+MODEL_NAME = "trimwheel-demo.snippets"
+"""MLflow registered model of the trained weights."""
+DEMO_INDEX = 0
+APPROVER, EDITOR, WAIVER, OPERATOR_ON_CALL = "alice", "bob", "carol", "dave"
+"""People of the story: who may approve, who may only edit, who may waive, who may roll back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Folders and files of one demo."""
+
+    state: Path
+    index: int = DEMO_INDEX
+
+    @property
+    def demo(self) -> Path:
+        """Everything of the demo that is not the cluster's."""
+        return self.state / f"demo-{self.index}"
+
+    @property
+    def records(self) -> Path:
+        """Audit records: the record store's address is this folder."""
+        return self.demo / "records"
+
+    @property
+    def ledger(self) -> Path:
+        """The ledger's SQLite file."""
+        return self.demo / "ledger.sqlite"
+
+    @property
+    def load(self) -> Path:
+        """Control and statistics of the load generator."""
+        return self.demo / "load"
+
+    @property
+    def model(self) -> Path:
+        """Copy of the trained artifact that was logged to MLflow."""
+        return self.demo / "model"
+
+    @property
+    def session(self) -> Path:
+        """What `trimwheel env` and `make down` need to know of a running demo."""
+        return self.demo / "session.json"
+
+
+def default_places(index: int | None = None) -> Places:
+    """The places of this checkout; TRIMWHEEL_STATE moves the state folder."""
+    state = Path(os.environ.get("TRIMWHEEL_STATE") or ROOT / ".trimwheel")
+    number = int(os.environ.get("TRIMWHEEL_INDEX") or DEMO_INDEX) if index is None else index
+    return Places(state.resolve(), number)
