@@ -1,0 +1,215 @@
+"""Two-line snippets of Python's own standard library: the demo's training data and its traffic.
+
+The task is "which package does this snippet come from?". Nothing is downloaded: the source is found
+through ``sysconfig`` and is the same on a bare Debian 12 and on a build from source (packages that a
+distribution splits off are used when they are there).
+
+Pools never share a file, or, in packages of very few files, never share a section of one:
+
+* ``train``     overlapping snippets for the weights;
+* ``score``     for the learned agreement scores;
+* ``heldout``   base traffic;
+* ``comments``  drifted traffic: comments from modules that no class was trained on. It has no labels,
+  and needs none: quality is agreement with the full model.
+
+The training recipe and the load generator call this module. It knows no tokens and no model.
+"""
+
+from __future__ import annotations
+
+import io
+import random
+import re
+import sysconfig
+import tokenize
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+CLASSES = (
+    "asyncio",
+    "collections",
+    "concurrent",
+    "ctypes",
+    "distutils",
+    "email",
+    "encodings",
+    "html",
+    "http",
+    "importlib",
+    "json",
+    "lib2to3",
+    "logging",
+    "multiprocessing",
+    "tomllib",
+    "unittest",
+    "urllib",
+    "wsgiref",
+    "xml",
+    "xmlrpc",
+    "zoneinfo",
+)
+"""Packages that are classes, where present with enough source: about twenty everywhere."""
+
+DRIFT_PACKAGES = ("turtledemo", "re", "curses")
+"""Packages kept out of training, whose comments (with those of top-level modules) are the drift."""
+
+POOL_SHARES = {"heldout": 0.35, "score": 0.15}
+"""Share of each package's snippets that leaves training, by pool."""
+
+MINIMUM_SNIPPETS = 120
+CLASS_CAP = {"train": 2600, "score": 300, "heldout": 700}
+"""Most snippets of one class in a pool, so that no package dominates the traffic."""
+
+SECTION_LINES = 120
+FEW_FILES = 5
+SKIPPED_FOLDERS = frozenset({"test", "tests", "idle_test", "site-packages", "__pycache__"})
+_WORD = re.compile(r"[A-Za-z]{2,}")
+
+
+@dataclass(frozen=True, slots=True)
+class Snippet:
+    """Two lines of source; ``label`` is the package, or None where no class applies."""
+
+    text: str
+    label: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """Immutable pools by name, and the classes that the labels are taken from."""
+
+    classes: tuple[str, ...]
+    pools: Mapping[str, tuple[Snippet, ...]]
+
+    def draw(self, mix: Mapping[str, float], seed: int) -> Iterator[Snippet]:
+        """Endless independent draws (with replacement): a pool by ``mix`` weights, then a snippet.
+
+        ``mix`` maps pool names to weights above zero; unknown pools raise ValueError.
+        """
+        unknown = sorted(set(mix) - set(self.pools))
+        if unknown or not mix or min(mix.values()) < 0 or sum(mix.values()) <= 0:
+            raise ValueError(
+                f"mix must give weights of known pools {sorted(self.pools)}, one above 0; got {mix!r}"
+            )
+        rng = random.Random(seed)
+        names, weights = list(mix), list(mix.values())
+        while True:
+            pool = self.pools[rng.choices(names, weights)[0]]
+            yield pool[rng.randrange(len(pool))]
+
+    def majority_share(self, pool: str) -> float:
+        """Share of the commonest label in ``pool``: the accuracy of always answering it."""
+        counts: dict[str | None, int] = {}
+        for snippet in self.pools[pool]:
+            counts[snippet.label] = counts.get(snippet.label, 0) + 1
+        return max(counts.values()) / len(self.pools[pool])
+
+
+def build(seed: int = 0, stdlib: Path | None = None) -> Corpus:
+    """Read the standard library at ``stdlib`` (default: this Python's) and split it by ``seed``.
+
+    Deterministic for one source tree and seed. Raises FileNotFoundError without Python source.
+    """
+    root = stdlib or Path(sysconfig.get_path("stdlib"))
+    pools: dict[str, list[Snippet]] = {"train": [], "score": [], "heldout": []}
+    classes: list[str] = []
+    seen: set[str] = set()
+    for name in CLASSES:
+        split = _split_package(root / name, random.Random(f"{seed}/{name}"), seen)
+        if min(len(split[pool]) for pool in pools) < MINIMUM_SNIPPETS // 4:
+            continue
+        classes.append(name)
+        for pool, texts in split.items():
+            pools[pool].extend(Snippet(text, name) for text in texts)
+    if len(classes) < 2:
+        raise FileNotFoundError(
+            f"standard library source: found {len(classes)} usable packages under {root}, need 2; "
+            "install the python3 source files (Debian: libpython3-stdlib)"
+        )
+    comments = _comment_snippets(root, seen)
+    random.Random(f"{seed}/comments").shuffle(comments)
+    frozen = {name: tuple(snippets) for name, snippets in pools.items()}
+    frozen["comments"] = tuple(Snippet(text, None) for text in comments)
+    return Corpus(tuple(classes), frozen)
+
+
+def _split_package(folder: Path, rng: random.Random, seen: set[str]) -> dict[str, list[str]]:
+    """Snippets of one package by pool; whole units (files, or sections of few files) stay together."""
+    units = _units(folder)
+    rng.shuffle(units)
+    total = sum(len(unit) for unit in units)
+    split: dict[str, list[str]] = {"train": [], "score": [], "heldout": []}
+    filled = dict.fromkeys(POOL_SHARES, 0)
+    for unit in units:
+        pool = next(
+            (
+                name
+                for name, share in POOL_SHARES.items()
+                if filled[name] + len(unit) / 2 <= share * total
+            ),
+            "train",
+        )
+        if pool != "train":
+            filled[pool] += len(unit)
+        step = 1 if pool == "train" else 2
+        split[pool].extend(_pairs(unit, step))
+    result: dict[str, list[str]] = {}
+    for pool in ("train", "score", "heldout"):
+        fresh = [text for text in dict.fromkeys(split[pool]) if text not in seen]
+        seen.update(fresh)
+        rng.shuffle(fresh)
+        result[pool] = fresh[: CLASS_CAP[pool]]
+    return result
+
+
+def _units(folder: Path) -> list[list[str]]:
+    """Lines of each file of a package; packages of few files give consecutive sections instead."""
+    files = [_lines(path) for path in _python_files(folder)]
+    if len(files) > FEW_FILES:
+        return [lines for lines in files if lines]
+    return [
+        lines[start : start + SECTION_LINES]
+        for lines in files
+        for start in range(0, len(lines), SECTION_LINES)
+    ]
+
+
+def _python_files(folder: Path) -> list[Path]:
+    return sorted(
+        path
+        for path in folder.rglob("*.py")
+        if not SKIPPED_FOLDERS.intersection(path.relative_to(folder).parts)
+    )
+
+
+def _lines(path: Path) -> list[str]:
+    """Stripped lines that hold at least one word."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return [line.strip() for line in text.splitlines() if _WORD.search(line)]
+
+
+def _pairs(lines: list[str], step: int) -> list[str]:
+    return [f"{lines[i]}\n{lines[i + 1]}" for i in range(0, len(lines) - 1, step)]
+
+
+def _comment_snippets(root: Path, seen: set[str]) -> list[str]:
+    """Pairs of consecutive comments from the modules that no class covers."""
+    paths = sorted(root.glob("*.py"))
+    for package in DRIFT_PACKAGES:
+        paths.extend(_python_files(root / package))
+    snippets: dict[str, None] = {}
+    for path in paths:
+        comments = [line for line in _comments(path) if _WORD.search(line)]
+        snippets.update(dict.fromkeys(_pairs(comments, 2)))
+    return [text for text in snippets if text not in seen]
+
+
+def _comments(path: Path) -> list[str]:
+    """Comments of one module in order; a module that does not tokenise has none."""
+    source = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        tokens = list(tokenize.generate_tokens(io.StringIO(source).readline))
+    except (tokenize.TokenError, SyntaxError):
+        return []
+    return [token.string.strip() for token in tokens if token.type == tokenize.COMMENT]

@@ -1,0 +1,131 @@
+"""A model on disk: three files, no pickle, one digest.
+
+    config.json        sizes, classes, free metadata
+    tokenizer.json     the `tokenizers` library's format
+    model.safetensors  weights, both routers, exit heads and learned scores
+
+The digest names the bytes of all three, so that a policy certified for one model cannot be served on
+another. The training recipe saves; the engine and the offline evaluation load.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from trimwheel_api.errors import DigestMismatch, InvalidInput
+from trimwheel_api.policy import canonical_json
+from trimwheel_workers.model.config import EncoderConfig
+from trimwheel_workers.model.encoder import Encoder
+from trimwheel_workers.model.tokenizer import Tokenizer
+
+CONFIG_FILE = "config.json"
+TOKENIZER_FILE = "tokenizer.json"
+WEIGHTS_FILE = "model.safetensors"
+FILES = (CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE)
+
+Dtype = Literal["float32", "bfloat16"]
+
+
+class ModelDigestMismatch(DigestMismatch):
+    """The files are not those that the expected digest names."""
+
+
+class ModelInvalid(InvalidInput):
+    """The folder holds no model that this version can load."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model ready to serve. ``score_digest`` names the learned scores alone."""
+
+    encoder: Encoder
+    tokenizer: Tokenizer
+    config: EncoderConfig
+    digest: str
+    score_digest: str
+    metadata: Mapping[str, Any]
+
+
+def save(
+    folder: Path | str, encoder: Encoder, tokenizer: Tokenizer, metadata: Mapping[str, Any]
+) -> str:
+    """Write the three files into ``folder`` (made if missing) and return their digest.
+
+    ``metadata`` holds JSON values. The encoder must not be in its serving form.
+    """
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    config = {"encoder": encoder.config.as_dict(), "metadata": dict(metadata)}
+    (path / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
+    (path / TOKENIZER_FILE).write_text(tokenizer.to_json(), "utf-8")
+    weights = {name: value.contiguous() for name, value in encoder.state_dict().items()}
+    save_file(weights, path / WEIGHTS_FILE)
+    return digest_of(path)
+
+
+def digest_of(folder: Path | str) -> str:
+    """``sha256:`` and the hex of the canonical manifest {file name: sha256 of its bytes}."""
+    manifest = {name: sha256(_read(Path(folder) / name)).hexdigest() for name in FILES}
+    return f"sha256:{sha256(canonical_json(manifest)).hexdigest()}"
+
+
+def load(
+    folder: Path | str, expected_digest: str | None = None, dtype: Dtype = "float32"
+) -> LoadedModel:
+    """Read a model and make it ready to serve in ``dtype``.
+
+    Raises ModelDigestMismatch when ``expected_digest`` names other bytes (checked before anything is
+    parsed), and ModelInvalid when a file is missing or does not fit.
+    """
+    path = Path(folder)
+    digest = digest_of(path)
+    if expected_digest is not None and digest != expected_digest:
+        raise ModelDigestMismatch(
+            "model.digest",
+            f"must be the digest of the files, {digest}",
+            expected_digest,
+            "Point the model's uri and digest at the same version.",
+        )
+    try:
+        stored = json.loads((path / CONFIG_FILE).read_text("utf-8"))
+        config = EncoderConfig.from_dict(stored["encoder"])
+        encoder = Encoder(config)
+        encoder.load_state_dict(load_file(path / WEIGHTS_FILE))
+        tokenizer = Tokenizer.from_json(
+            (path / TOKENIZER_FILE).read_text("utf-8"), config.max_tokens
+        )
+    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ModelInvalid("model.uri", f"must hold a loadable model ({error})", str(path)) from error
+    return LoadedModel(
+        encoder.serving(getattr(torch, dtype)),
+        tokenizer,
+        config,
+        digest,
+        _score_digest(encoder),
+        stored.get("metadata", {}),
+    )
+
+
+def _score_digest(encoder: Encoder) -> str:
+    """Digest of the learned scores' numbers: a certificate is void when they change."""
+    buffers = sorted(encoder.learned.state_dict().items())
+    values = {name: sha256(value.numpy().tobytes()).hexdigest() for name, value in buffers}
+    return f"sha256:{sha256(canonical_json(values)).hexdigest()}"
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelInvalid(
+            "model.uri", f"must be a folder with {', '.join(FILES)} ({error})", str(path)
+        ) from error

@@ -1,0 +1,135 @@
+"""One transformer layer: attention, then a feed-forward net or a mixture of experts (post-norm, as BERT).
+
+Every layer can run in two ways that agree to rounding: ``forward`` on all tokens, and ``peek`` on each
+row's first token alone. The exit heads read only that token, so an exit is decided by a peek, and
+only the rows that go on pay for the layer.
+
+Shapes: T tokens, N rows, D model, H heads, K = D / H, F inner width, X experts, k chosen experts.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trimwheel_workers.model.config import EncoderConfig, Signature
+from trimwheel_workers.model.kernels import Linear, first_token_attention, packed_attention
+from trimwheel_workers.model.packing import Group
+
+NORM_EPSILON = 1e-12  # BERT's
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention within each packed row."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.qkv = Linear(config.dim, 3 * config.dim)
+        self.out = Linear(config.dim, config.dim)
+
+    def forward(self, x: Tensor, groups: tuple[Group, ...]) -> Tensor:
+        """[T, D] -> [T, D]."""
+        return self.out(packed_attention(self.qkv(x), groups, self.heads))  # type: ignore[no-any-return]
+
+    def peek(self, x: Tensor, first: Tensor, groups: tuple[Group, ...]) -> Tensor:
+        """Output for each row's first token only: [T, D] and [N, D] -> [N, D].
+
+        q.k = (q W_k).x, and the mean of values is the value of the mean, so keys and values of the
+        other tokens are not needed; a key bias shifts all scores of a row alike and drops out.
+        """
+        width = x.shape[1]
+        w_q, w_k, w_v = self.qkv.weight.view(3, self.heads, -1, width)  # each [H, K, D]
+        b_q, _, b_v = self.qkv.bias.view(3, self.heads, 1, -1)
+        q = torch.baddbmm(b_q, first.expand(self.heads, -1, -1), w_q.transpose(1, 2))  # [H, N, K]
+        query = torch.bmm(q, w_k).transpose(0, 1)  # [N, H, D]
+        mixed = first_token_attention(query, x, groups, scale=w_q.shape[1] ** -0.5)
+        values = torch.baddbmm(b_v, mixed.transpose(0, 1), w_v.transpose(1, 2))  # [H, N, K]
+        return self.out(values.transpose(0, 1).reshape(-1, width))  # type: ignore[no-any-return]
+
+
+class FeedForward(nn.Module):
+    """Two matrix products with a GELU between."""
+
+    def __init__(self, dim: int, inner: int) -> None:
+        super().__init__()
+        self.up = Linear(dim, inner, gelu=True)
+        self.down = Linear(inner, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[T, D] -> [T, D]."""
+        return self.down(self.up(x))  # type: ignore[no-any-return]
+
+
+class Experts(nn.Module):
+    """Mixture of experts: each token visits the k experts its router likes best; none is dropped.
+
+    Gate weights are the softmax over the *chosen* experts' logits (they sum to one), in training and
+    at every k, so k = 1 gives its expert the weight 1. Router logits blend router A (trained with the
+    model) and router B (fitted afterwards for k = 1).
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.routers = nn.ModuleList(
+            nn.Linear(config.dim, config.experts) for _ in range(config.routers)
+        )
+        self.experts = nn.ModuleList(
+            FeedForward(config.dim, config.expert_feed_forward) for _ in range(config.experts)
+        )
+
+    def logits(self, x: Tensor, blend: float) -> Tensor:
+        """Blended router logits [T, X]; always fp32, so that routing does not flip by precision."""
+        a, b = self.routers[0], self.routers[1]
+        weight = torch.lerp(a.weight, b.weight, blend) if blend else a.weight
+        bias = torch.lerp(a.bias, b.bias, blend) if blend else a.bias
+        return F.linear(x.float(), weight.float(), bias.float())
+
+    def forward(self, x: Tensor, signature: Signature) -> tuple[Tensor, Tensor]:
+        """[T, D] -> output [T, D] and the chosen experts [T, k]."""
+        top, chosen = self.logits(x, signature.router_blend).topk(signature.top_k, dim=-1)
+        gates = torch.softmax(top, dim=-1).to(x.dtype)
+        slots = chosen.flatten().argsort(stable=True)  # token-expert pairs, expert by expert
+        counts = torch.bincount(chosen.flatten(), minlength=len(self.experts)).tolist()
+        routed = x.index_select(0, slots // signature.top_k).split(counts)
+        done = torch.cat(
+            [expert(part) for expert, part in zip(self.experts, routed, strict=True) if len(part)]
+        )
+        back = torch.empty_like(slots)
+        back[slots] = torch.arange(len(slots), device=slots.device)
+        pairs = done.index_select(0, back).view(len(x), signature.top_k, -1)
+        return (pairs * gates.unsqueeze(-1)).sum(1), chosen
+
+
+class Layer(nn.Module):
+    """Attention and feed-forward with residuals, each followed by a layer norm."""
+
+    def __init__(self, config: EncoderConfig, *, mixture: bool) -> None:
+        super().__init__()
+        self.attention = Attention(config)
+        self.attention_norm = nn.LayerNorm(config.dim, eps=NORM_EPSILON)
+        self.mixture = Experts(config) if mixture else None
+        self.feed = None if mixture else FeedForward(config.dim, config.feed_forward)
+        self.feed_norm = nn.LayerNorm(config.dim, eps=NORM_EPSILON)
+
+    def forward(
+        self, x: Tensor, groups: tuple[Group, ...], signature: Signature
+    ) -> tuple[Tensor, Tensor | None]:
+        """[T, D] -> [T, D], and the chosen experts [T, k] of a mixture layer."""
+        return self._feed(self.attention_norm(x + self.attention(x, groups)), signature)
+
+    def peek(
+        self, x: Tensor, first: Tensor, groups: tuple[Group, ...], signature: Signature
+    ) -> tuple[Tensor, Tensor | None]:
+        """The same for first tokens only: [T, D], [N, D] -> [N, D] and chosen experts [N, k]."""
+        return self._feed(
+            self.attention_norm(first + self.attention.peek(x, first, groups)), signature
+        )
+
+    def _feed(self, x: Tensor, signature: Signature) -> tuple[Tensor, Tensor | None]:
+        if self.mixture is not None:
+            fed, chosen = self.mixture(x, signature)
+            return self.feed_norm(x + fed), chosen
+        assert self.feed is not None
+        return self.feed_norm(x + self.feed(x)), None
