@@ -5,8 +5,8 @@ inputs a finalist must be run on. Pure. The rules, with the error that each prev
 
 * Only audits with `u < min q_t` over the window count. A rate raised halfway would fill the window
   with the traffic of that moment.
-* n is fixed before; at most three looks, at n, 2n and 4n audits, which split delta. Looking until it
-  passes multiplies the error.
+* n is fixed before; at most three looks, at n, 2n and 4n audits, which split delta. Looking until
+  it passes multiplies the error.
 * Lost audits follow load and load follows content, so they are assumed wrong: their share is
   taken off epsilon, and above a quarter of it the window is void.
 """
