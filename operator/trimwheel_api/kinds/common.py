@@ -17,7 +17,7 @@ from trimwheel_api.names import API_VERSION
 def to_key(name: str) -> str:
     """snake_case -> camelCase; `run_id` and `rollout_uid` become `runID` and `rolloutUID`."""
     camel = to_camel(name)
-    for plain, upper in (("Uid", "UID"), ("Url", "URL"), ("Id", "ID")):
+    for plain, upper in (("Uid", "UID"), ("Url", "URL"), ("Ttl", "TTL"), ("Id", "ID")):
         if camel.endswith(plain):
             camel = camel[: -len(plain)] + upper
     return camel
