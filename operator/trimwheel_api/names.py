@@ -119,6 +119,8 @@ class Reason:
     ABORTED = "Aborted"
     REJECTED = "Rejected"  # by a person
     REJECTED_DIGEST = "RejectedDigest"  # this digest was rolled back or rejected before
+    ALREADY_STABLE = "AlreadyStable"  # a Canary names the policy that everyone is served
+    PREEMPTED = "Preempted"  # a newer Rollback came first
     APPROVAL_REQUIRED = "ApprovalRequired"
     APPROVED = "Approved"
     PROMOTED = "Promoted"
@@ -143,6 +145,21 @@ class Reason:
     FAILED = "Failed"
     JOB_FAILED = "JobFailed"
     TOO_FEW_RECORDS = "TooFewRecords"
+
+
+class Action:
+    """What a decision in `status.decisions[].action` did; each has an Event and a metric child."""
+
+    START = "Start"
+    ADVANCE = "Advance"
+    AWAIT = "Await"
+    PROMOTE = "Promote"
+    ROLL_BACK = "RollBack"
+    ABORT = "Abort"
+    PAUSE = "Pause"
+    RESUME = "Resume"
+    HOLD = "Hold"
+    REFUSE = "Refuse"
 
 
 VERDICT_PASS = "Pass"

@@ -224,6 +224,9 @@ class StablePolicy(Status):
     digest: str = Field(description="Policy digest; the dense one while Degraded.")
     policy: str = Field(default="", description="AdaptivePolicy, empty for dense.")
     since: str = Field(default="", description="When it became stable.")
+    waived: bool = Field(
+        default=False, description="Made stable without a certificate, by a holder of waive."
+    )
 
 
 class CandidatePolicy(Status):
@@ -268,6 +271,7 @@ class FormerStable(Status):
     policy: str = ""
     since: str = ""
     until: str = ""
+    revoked_at: str = ""
 
 
 class AdaptiveModelStatus(ConditionedStatus):
