@@ -21,7 +21,7 @@ import yaml
 
 from trimwheel_api.errors import SetupFailed
 from trimwheel_local import addons, binaries, pki, rest
-from trimwheel_local.binaries import Binaries, Progress, no_progress
+from trimwheel_local.binaries import Progress, no_progress
 from trimwheel_local.errors import NotRunning, StartError
 from trimwheel_local.files import private_folder, read_json, tail, write_atomic, write_json
 from trimwheel_local.layout import Layout, checkout, default_state
