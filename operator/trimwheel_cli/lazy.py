@@ -56,6 +56,8 @@ class LazyGroup(click.Group):
         except ModuleNotFoundError as error:
             extra = self._verbs.get(point.name, Verb("")).extra
             remedy = f"pip install 'trimwheel[{extra}]'" if extra else "reinstall trimwheel"
-            raise SetupFailed(f"{point.name} needs {error.name}, not installed: {remedy}") from error
+            raise SetupFailed(
+                f"{point.name} needs {error.name}, not installed: {remedy}"
+            ) from error
         assert isinstance(command, click.Command), f"{point.value} is a click command"
         return command
