@@ -1,0 +1,240 @@
+"""The ledger: every decision with its evidence, append-only, each row chained to the one before.
+
+Written by the pipelines Deployment alone, read by `trimwheel ledger`. A row's `sha` covers its own
+content and the previous row's `sha`, so nobody can change, drop or reorder history without breaking
+the chain; the database refuses UPDATE and DELETE besides. Copies of an object's decisions carry
+(uid, source_seq), which is unique: copying again changes nothing.
+
+SQLite by default, PostgreSQL by address. Leaves out projections: objects and MLflow hold
+the present.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from sqlalchemy import Connection, Engine, event, text
+from sqlalchemy.exc import DBAPIError
+from sqlmodel import Field, Session, SQLModel, col, create_engine, select
+
+from trimwheel_api.errors import SpecInvalid, Unavailable
+from trimwheel_pipelines.ledger_schema import migrate
+
+GENESIS = "0" * 64
+"""`prev_sha` of the first row."""
+BUSY_TIMEOUT_MS = 10_000
+_PAGE = 1_000
+
+
+class Entry(SQLModel, table=True):
+    """One row. Tables are made by `ledger_schema`, which also forbids changes."""
+
+    __tablename__ = "ledger"
+
+    seq: int = Field(primary_key=True)
+    at: str
+    """When it happened, RFC 3339, as the object says; not when it was copied."""
+    actor: str
+    """User or service account who decided."""
+    kind: str
+    """What happened, such as Promote, RollBack, TuningRun, AliasMoved."""
+    subject: str
+    """namespace/name of the model."""
+    uid: str
+    """metadata.uid of the object that the event was read from."""
+    source_seq: int
+    """Its number within that object."""
+    payload_json: str
+    """Evidence: canonical JSON."""
+    prev_sha: str
+    sha: str
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What is to be written; the ledger adds number and hashes."""
+
+    at: str
+    actor: str
+    kind: str
+    subject: str
+    uid: str
+    source_seq: int
+    payload: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Break:
+    """Where the chain does not hold, and why."""
+
+    seq: int
+    reason: str
+
+
+class Ledger:
+    """One database; open it once a process."""
+
+    def __init__(self, url: str) -> None:
+        """Connect and bring the schema up to date.
+
+        Raises SpecInvalid for an address that names no database, Unavailable when it is away.
+        """
+        self._engine = _engine(url)
+        with _translated(url):
+            migrate(self._engine)
+
+    def append(self, events: list[Event]) -> int:
+        """Write the events that are not there yet, in order, in one transaction.
+
+        Returns how many were new. Raises Unavailable when the database does not answer; then none
+        was written.
+        """
+        if not events:
+            return 0
+        with _translated(str(self._engine.url)), Session(self._engine) as session:
+            _lock(session.connection())
+            last = session.exec(select(Entry).order_by(col(Entry.seq).desc()).limit(1)).first()
+            seq, previous, added = (last.seq, last.sha, 0) if last else (0, GENESIS, 0)
+            for one in events:
+                if _known(session, one):
+                    continue
+                entry = _chained(one, seq + 1, previous)
+                session.add(entry)
+                session.flush()
+                seq, previous, added = entry.seq, entry.sha, added + 1
+            session.commit()
+        return added
+
+    def entries(self, subject: str = "", after: int = 0) -> Iterator[Entry]:
+        """Rows in order, of one subject or all, from the one behind `after`; read in pages."""
+        while True:
+            query = select(Entry).where(col(Entry.seq) > after)
+            if subject:
+                query = query.where(col(Entry.subject) == subject)
+            with _translated(str(self._engine.url)), Session(self._engine) as session:
+                page = session.exec(query.order_by(col(Entry.seq)).limit(_PAGE)).all()
+            yield from page
+            if len(page) < _PAGE:
+                return
+            after = page[-1].seq
+
+    def has(self, uid: str, source_seq: int) -> bool:
+        """Whether an object's event was copied already."""
+        with _translated(str(self._engine.url)), Session(self._engine) as session:
+            query = select(Entry.seq).where(
+                col(Entry.uid) == uid, col(Entry.source_seq) == source_seq
+            )
+            return session.exec(query).first() is not None
+
+    def last(self, subject: str, kind: str) -> Entry | None:
+        """The newest event of a kind about a model."""
+        with _translated(str(self._engine.url)), Session(self._engine) as session:
+            query = select(Entry).where(col(Entry.subject) == subject, col(Entry.kind) == kind)
+            return session.exec(query.order_by(col(Entry.seq).desc()).limit(1)).first()
+
+    def verify(self) -> Break | None:
+        """Recompute the whole chain; the first place where it does not hold, or None."""
+        previous, expected = GENESIS, 1
+        for entry in self.entries():
+            if entry.seq != expected:
+                return Break(expected, f"row {expected} is missing: {entry.seq} follows")
+            if entry.prev_sha != previous:
+                return Break(entry.seq, "prev_sha is not the sha of the row before")
+            if entry.sha != _sha(entry):
+                return Break(entry.seq, "sha does not cover the row's content")
+            previous, expected = entry.sha, expected + 1
+        return None
+
+    def close(self) -> None:
+        """Give connections back."""
+        self._engine.dispose()
+
+
+def payload_of(entry: Entry) -> dict[str, Any]:
+    """The evidence of a row."""
+    loaded: dict[str, Any] = json.loads(entry.payload_json)
+    return loaded
+
+
+def _chained(one: Event, seq: int, previous: str) -> Entry:
+    entry = Entry(
+        seq=seq,
+        at=one.at,
+        actor=one.actor,
+        kind=one.kind,
+        subject=one.subject,
+        uid=one.uid,
+        source_seq=one.source_seq,
+        payload_json=json.dumps(
+            one.payload, sort_keys=True, separators=(",", ":"), ensure_ascii=False
+        ),
+        prev_sha=previous,
+        sha="",
+    )
+    entry.sha = _sha(entry)
+    return entry
+
+
+def _sha(entry: Entry) -> str:
+    """Hash of a row: its fields as a JSON list, so that none can lend characters to the next."""
+    fields = [
+        entry.seq, entry.at, entry.actor, entry.kind, entry.subject, entry.uid, entry.source_seq,
+        entry.payload_json, entry.prev_sha,
+    ]  # fmt: skip
+    return sha256(json.dumps(fields, ensure_ascii=False).encode()).hexdigest()
+
+
+def _known(session: Session, one: Event) -> bool:
+    query = select(Entry.seq).where(
+        col(Entry.uid) == one.uid, col(Entry.source_seq) == one.source_seq
+    )
+    return session.exec(query).first() is not None
+
+
+def _lock(connection: Connection) -> None:
+    """One writer at a time, so that two cannot chain to the same row."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("LOCK TABLE ledger IN EXCLUSIVE MODE"))
+
+
+def _engine(url: str) -> Engine:
+    if not url.startswith(("sqlite:///", "postgresql")):
+        raise SpecInvalid(
+            "TRIMWHEEL_LEDGER_URL",
+            "must be a SQLAlchemy address of SQLite or PostgreSQL",
+            url,
+            "For example sqlite:////var/lib/trimwheel/ledger.db",
+        )
+    engine = create_engine(url, pool_pre_ping=True)
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_immediate)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _: Any) -> None:
+    # The driver must not open transactions of its own: `_begin_immediate` does, and takes the write
+    # lock before the newest row is read.
+    connection.isolation_level = None
+    for pragma in ("journal_mode=WAL", f"busy_timeout={BUSY_TIMEOUT_MS}", "synchronous=FULL"):
+        connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _begin_immediate(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+@contextmanager
+def _translated(url: str) -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        if error.connection_invalidated or "OperationalError" in type(error).__name__:
+            place = url.rsplit("@", 1)[-1]
+            raise Unavailable(f"ledger {place}: {error.orig}") from error
+        raise

@@ -1,0 +1,222 @@
+"""Reads the audit records that workers write, as columns in memory.
+
+Called by the watch loop (everything new, every few seconds) and by a TuningRun (a stretch of time).
+A reader remembers which segments it has read, so a pass costs one listing and the new files. What
+cannot be read is moved to `quarantine/` and counted: one bad file never stops the loop, and it is
+never silently left out, because its records count as lost.
+
+Leaves out what the columns mean (`trimwheel_api.records`) and which records a question may use
+(`samples`, `certificate`). Deletion by age and by tenant is `retention`.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import fsspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from trimwheel_api.errors import Unavailable
+from trimwheel_api.records import COLUMNS, parse_segment_name, segment_folder
+
+log = logging.getLogger(__name__)
+
+QUARANTINE = "quarantine"
+_ARROW = {
+    "string": pa.string(),
+    "float64": pa.float64(),
+    "float32": pa.float32(),
+    "int32": pa.int32(),
+    "int64": pa.int64(),
+    "bool": pa.bool_(),
+    "list<float32>": pa.list_(pa.float32()),
+    "list<int32>": pa.list_(pa.int32()),
+}
+SCHEMA = pa.schema(
+    [pa.field(column.name, _ARROW[column.type], nullable=column.nullable) for column in COLUMNS]
+)
+"""Columns of a segment as Arrow types, from the contract's table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One file of a model's records, by what its name says."""
+
+    path: str
+    started: float
+    pod: str
+    sequence: int
+    count: int
+    lost: int
+
+    @property
+    def key(self) -> tuple[float, str, int]:
+        """What stays when records of a tenant are deleted from it."""
+        return self.started, self.pod, self.sequence
+
+
+@dataclass(frozen=True)
+class AuditRecords:
+    """N records as columns, oldest first; `lost` more audits were drawn but not recorded."""
+
+    table: pa.Table
+    lost: int = 0
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """A scalar column as an array [N]; text columns have dtype object, absent values None."""
+        return cast(npt.NDArray[Any], self.table[name].to_numpy())
+
+    def matrix(self, name: str) -> npt.NDArray[Any]:
+        """A list column as an array [N, width]; every list must have the same length.
+
+        Raises ValueError when they do not: records of two models were mixed.
+        """
+        values = self.table[name].combine_chunks()
+        if not len(values):
+            return np.zeros((0, 0), np.float32)
+        flat, rows = values.flatten().to_numpy(), len(values)
+        if len(flat) % rows or set(np.diff(values.offsets.to_numpy())) != {len(flat) // rows}:
+            raise ValueError(f"{name}: every record must hold as many values as the others")
+        return cast(npt.NDArray[Any], flat.reshape(rows, -1))
+
+    def where(self, mask: npt.NDArray[np.bool_]) -> AuditRecords:
+        """The records under a mask [N]; `lost` stays, since it belongs to the time."""
+        return AuditRecords(self.table.filter(pa.array(mask)), self.lost)
+
+    def of_model(self, digest: str) -> AuditRecords:
+        """The records that were made with this model artifact."""
+        return self.where(self.column("model_digest") == digest)
+
+    def newest(self, count: int) -> AuditRecords:
+        """The last `count` records."""
+        return AuditRecords(self.table.slice(max(0, len(self) - count)), self.lost)
+
+    @property
+    def texts(self) -> list[str] | None:
+        """The inputs, or None unless every record kept its own."""
+        column = self.table["text"]
+        return None if column.null_count or not len(self) else column.to_pylist()
+
+
+@dataclass
+class RecordReader:
+    """Segments of one model below an fsspec address; remembers what it has read."""
+
+    root: str
+    namespace: str
+    model: str
+    corrupt: int = 0
+    """Segments set aside so far."""
+    seen: set[tuple[float, str, int]] = field(default_factory=set)
+
+    def segments(self, subfolder: str = "") -> list[Segment]:
+        """All segments there are, oldest first; files of other names are not ours.
+
+        Raises Unavailable when the store does not answer.
+        """
+        system, folder = self._open()
+        folder = f"{folder}/{subfolder}".rstrip("/")
+        try:
+            if not system.exists(folder):
+                return []
+            names = [entry["name"] for entry in system.ls(folder, detail=True)]
+        except OSError as error:
+            raise Unavailable(f"record store {self.root}: {error}") from error
+        return sorted(filter(None, map(_segment, names)), key=lambda s: (s.started, s.path))
+
+    def read_new(self) -> AuditRecords:
+        """What arrived since the last call."""
+        fresh = [segment for segment in self.segments() if segment.key not in self.seen]
+        records = self._read(fresh)
+        self.seen.update(segment.key for segment in fresh)
+        return records
+
+    def read(self, since: float, until: float = np.inf, slack: float = 3600.0) -> AuditRecords:
+        """Records answered in [since, until) by Unix time, whatever was read before.
+
+        A segment is named after its first record, so one that started up to `slack` seconds before
+        `since` is opened too. `lost` sums over the segments that hold a record of that time, and
+        counts everything in those that were set aside.
+        """
+        near = [s for s in self.segments() if since - slack <= s.started < until]
+        parts, lost = [], 0
+        for segment in near:
+            table, gone = self.table_of(segment)
+            times = table["time"].to_numpy()
+            inside = (times >= since) & (times < until)
+            # A segment that is unreadable or empty speaks for its start alone.
+            if inside.any() or (not len(table) and segment.started >= since):
+                lost += gone
+                parts.append(table.filter(pa.array(inside)))
+        aside = [s for s in self.segments(QUARANTINE) if since <= s.started < until]
+        gone_before = {s.path for s in near}
+        lost += sum(s.count + s.lost for s in aside if _home(s.path) not in gone_before)
+        return _joined(parts, lost)
+
+    def _read(self, segments: list[Segment]) -> AuditRecords:
+        tables = [self.table_of(segment) for segment in segments]
+        return _joined([table for table, _ in tables], sum(lost for _, lost in tables))
+
+    def table_of(self, segment: Segment) -> tuple[pa.Table, int]:
+        """Rows of a segment and how many audits it stands for without holding them."""
+        system, _ = self._open()
+        try:
+            with system.open(segment.path, "rb") as stream:
+                data = stream.read()
+        except FileNotFoundError:
+            # Retention, or another reader's quarantine, was faster; the name still says how many.
+            return SCHEMA.empty_table(), segment.count + segment.lost
+        except OSError as error:
+            raise Unavailable(f"record store {self.root}: {error}") from error
+        try:
+            table = pq.read_table(pa.BufferReader(data)).select(SCHEMA.names).cast(SCHEMA)
+            table.validate(full=True)
+        except (pa.ArrowException, KeyError, ValueError, OSError) as error:
+            self._set_aside(segment, error)
+            return SCHEMA.empty_table(), segment.count + segment.lost
+        short = max(0, segment.count - len(table))
+        return table, segment.lost + short
+
+    def _set_aside(self, segment: Segment, error: Exception) -> None:
+        system, folder = self._open()
+        target = f"{folder}/{QUARANTINE}/{segment.path.rsplit('/', 1)[-1]}"
+        log.warning("Segment %s cannot be read (%s). Moved to %s.", segment.path, error, target)
+        self.corrupt += 1
+        self.seen.add(segment.key)
+        try:
+            system.makedirs(f"{folder}/{QUARANTINE}", exist_ok=True)
+            system.mv(segment.path, target)
+        except OSError as problem:
+            log.warning("Segment %s could not be moved: %s", segment.path, problem)
+
+    def _open(self) -> tuple[Any, str]:
+        system, folder = fsspec.url_to_fs(segment_folder(self.root, self.namespace, self.model))
+        # Object stores cache listings; a reader that polls must not.
+        system.invalidate_cache()
+        return system, str(folder)
+
+
+def _home(path: str) -> str:
+    """Where a segment in quarantine lay before."""
+    folder, name = path.rsplit("/", 1)
+    return f"{folder.removesuffix('/' + QUARANTINE)}/{name}"
+
+
+def _segment(path: str) -> Segment | None:
+    try:
+        return Segment(path, *parse_segment_name(path))
+    except ValueError:
+        return None
+
+
+def _joined(parts: list[pa.Table], lost: int) -> AuditRecords:
+    table = pa.concat_tables(parts) if parts else SCHEMA.empty_table()
+    return AuditRecords(table.sort_by("time").combine_chunks(), lost)

@@ -1,0 +1,115 @@
+"""What the pipelines process is told by its environment, in one place.
+
+The chart sets the variables from its values; `__main__` reads them once and hands the object down.
+Leaves out what belongs to one model (objectives, audits, tuning), which is in the AdaptiveModel.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from trimwheel_api import names
+from trimwheel_api.errors import SpecInvalid
+
+LOCAL_RAY = "local"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Addresses and limits of one pipelines process."""
+
+    release_namespace: str = names.RELEASE_NAMESPACE
+    """Namespace of the Helm release: where this process and its Jobs live."""
+
+    release_name: str = "trimwheel"
+    """Name of the Helm release; ends up in the ledger as part of the actor."""
+
+    prometheus_url: str = ""
+    """Anything that speaks the Prometheus query API; empty means no telemetry, audits only."""
+
+    mlflow_tracking_uri: str = ""
+    """MLflow server (or sqlite:// file in tests); empty keeps policies out of MLflow."""
+
+    mlflow_public_url: str = ""
+    """How a person's browser reaches MLflow; used for links only. Empty: the tracking address."""
+
+    records_uri: str = ""
+    """fsspec root of the audit records, shared with the workers."""
+
+    ledger_url: str = ""
+    """SQLAlchemy address of the ledger: sqlite:////path/file.db or postgresql+psycopg://..."""
+
+    ray_address: str = ""
+    """Empty: trials run one after another in the Job. `local`: Ray inside the Job. Else: a cluster.
+    Never taken from an object: Ray unpickles results, so a requester's Ray would run code here."""
+
+    ray_cpus: int = 2
+    """Processes of a local Ray."""
+
+    allowed_prefixes: tuple[str, ...] = ()
+    """Model addresses must start with one of these; the same list that workers get."""
+
+    bind: str = "0.0.0.0"
+    """Address for metrics and health."""
+
+    port: int = names.PIPELINES_METRICS_PORT
+    """Port for metrics and health."""
+
+    model_cache: str = ""
+    """Folder for fetched models, kept between runs; empty: a temporary folder of the Job."""
+
+    interval: float = 3.0
+    """Seconds between two passes of the watch loop."""
+
+    @property
+    def mlflow_link(self) -> str:
+        """Root of links into MLflow's pages."""
+        return (self.mlflow_public_url or self.mlflow_tracking_uri).rstrip("/")
+
+
+def from_environment(environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read the process's settings. Raises SpecInvalid naming a variable that cannot be read."""
+    usual = Settings()
+
+    def text(name: str, default: str) -> str:
+        return environ.get(name) or default
+
+    return Settings(
+        release_namespace=text("TRIMWHEEL_RELEASE_NAMESPACE", usual.release_namespace),
+        release_name=text("TRIMWHEEL_RELEASE_NAME", usual.release_name),
+        prometheus_url=text("PROMETHEUS_URL", usual.prometheus_url),
+        mlflow_tracking_uri=text("MLFLOW_TRACKING_URI", usual.mlflow_tracking_uri),
+        mlflow_public_url=text("MLFLOW_PUBLIC_URL", usual.mlflow_public_url),
+        records_uri=text("TRIMWHEEL_RECORDS_URI", usual.records_uri),
+        ledger_url=text("TRIMWHEEL_LEDGER_URL", usual.ledger_url),
+        ray_address=text("TRIMWHEEL_RAY_ADDRESS", usual.ray_address),
+        ray_cpus=_integer(environ, "TRIMWHEEL_RAY_CPUS", usual.ray_cpus),
+        allowed_prefixes=tuple(
+            part.strip()
+            for part in environ.get("TRIMWHEEL_ALLOWED_PREFIXES", "").split(",")
+            if part.strip()
+        ),
+        bind=text("TRIMWHEEL_BIND", usual.bind),
+        port=_integer(environ, "TRIMWHEEL_PORT", usual.port),
+        model_cache=text("TRIMWHEEL_MODEL_CACHE", usual.model_cache),
+        interval=_number(environ, "TRIMWHEEL_LOOP_INTERVAL", usual.interval),
+    )
+
+
+def _integer(environ: Mapping[str, str], name: str, default: int) -> int:
+    value = _number(environ, name, float(default))
+    if value != int(value) or value < 1:
+        raise SpecInvalid(name, "must be a whole number, 1 or more", environ.get(name))
+    return int(value)
+
+
+def _number(environ: Mapping[str, str], name: str, default: float) -> float:
+    text = environ.get(name, "")
+    if not text:
+        return default
+    try:
+        return float(text)
+    except ValueError as error:
+        raise SpecInvalid(name, "must be a number", text) from error

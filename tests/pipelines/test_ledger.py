@@ -1,0 +1,174 @@
+"""The ledger's promises: append-only, chained, idempotent, one writer at a time."""
+
+from __future__ import annotations
+
+import sqlite3
+import string
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlmodel import SQLModel
+
+from trimwheel_api.errors import SetupFailed, SpecInvalid, Unavailable
+from trimwheel_pipelines.ledger import Event, Ledger, payload_of
+
+
+def _event(uid: str = "u", number: int = 0, **changes: object) -> Event:
+    fields: dict[str, object] = {
+        "at": "2026-11-22T10:00:00Z",
+        "actor": "ann",
+        "kind": "Promote",
+        "subject": "shop/intent",
+        "uid": uid,
+        "source_seq": number,
+        "payload": {"reason": "certified", "weight": 10000},
+    }
+    return Event(**(fields | changes))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/ledger.db"
+
+
+def test_events_come_back_in_order_with_their_evidence(url: str) -> None:
+    ledger = Ledger(url)
+    assert ledger.append([_event(number=0), _event(number=1, payload={"é": [1, None, "x"]})]) == 2
+    first, second = ledger.entries()
+    assert (first.seq, second.seq) == (1, 2)
+    assert second.prev_sha == first.sha
+    assert payload_of(second) == {"é": [1, None, "x"]}
+    assert ledger.verify() is None
+
+
+def test_copying_the_same_decision_again_changes_nothing(url: str) -> None:
+    ledger = Ledger(url)
+    ledger.append([_event(number=3)])
+    again = Ledger(url)
+    assert again.append([_event(number=3, kind="Other"), _event(number=4)]) == 1
+    assert [entry.kind for entry in again.entries()] == ["Promote", "Promote"]
+    assert again.has("u", 4) and not again.has("u", 5)
+
+
+def test_one_bad_event_leaves_none_of_its_batch(url: str) -> None:
+    ledger = Ledger(url)
+    with pytest.raises(TypeError):
+        ledger.append([_event(number=0), _event(number=1, payload={"x": object()})])
+    assert list(ledger.entries()) == []
+
+
+@pytest.mark.parametrize(
+    "statement", ["UPDATE ledger SET actor = 'eve'", "DELETE FROM ledger WHERE seq = 1"]
+)
+def test_the_database_itself_refuses_to_change_history(url: str, statement: str) -> None:
+    Ledger(url).append([_event()])
+    with (
+        sqlite3.connect(url.removeprefix("sqlite:///")) as connection,
+        pytest.raises(sqlite3.IntegrityError, match="append-only"),
+    ):
+        connection.execute(statement)
+
+
+@pytest.mark.parametrize(
+    ("tampering", "seq", "reason"),
+    [
+        ("UPDATE ledger SET payload_json = '{}' WHERE seq = 2", 2, "does not cover"),
+        ("UPDATE ledger SET actor = 'eve' WHERE seq = 3", 3, "does not cover"),
+        ("DELETE FROM ledger WHERE seq = 2", 2, "is missing"),
+        ("DELETE FROM ledger WHERE seq = 1", 1, "is missing"),
+        (
+            "UPDATE ledger SET prev_sha = 'f' || substr(prev_sha, 2) WHERE seq = 2",
+            2,
+            "sha of the row before",
+        ),
+    ],
+)
+def test_verify_names_the_row_at_which_history_was_changed(
+    url: str, tampering: str, seq: int, reason: str
+) -> None:
+    ledger = Ledger(url)
+    ledger.append([_event(number=n) for n in range(4)])
+    with sqlite3.connect(url.removeprefix("sqlite:///")) as connection:
+        connection.execute("DROP TRIGGER ledger_no_update")
+        connection.execute("DROP TRIGGER ledger_no_delete")
+        connection.execute(tampering)
+    found = ledger.verify()
+    assert found is not None and found.seq == seq and reason in found.reason
+
+
+def test_writers_at_the_same_time_make_one_unbroken_chain(url: str) -> None:
+    ledgers = [Ledger(url) for _ in range(4)]
+
+    def write(number: int) -> int:
+        ledger = ledgers[number % 4]
+        return sum(ledger.append([_event(f"u{number}", n)]) for n in range(5))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(write, range(8))) == 40
+    assert ledgers[0].verify() is None
+    assert len(list(ledgers[0].entries())) == 40
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    batches=st.lists(
+        st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 4)), max_size=6), max_size=6
+    )
+)
+def test_however_events_are_batched_each_is_there_once(
+    tmp_path_factory: pytest.TempPathFactory, batches: list[list[tuple[str, int]]]
+) -> None:
+    ledger = Ledger(f"sqlite:///{tmp_path_factory.mktemp('ledger')}/l.db")
+    for batch in batches:
+        ledger.append([_event(uid, number) for uid, number in batch])
+    wanted = list(dict.fromkeys(pair for batch in batches for pair in batch))
+    assert [(entry.uid, entry.source_seq) for entry in ledger.entries()] == wanted
+    assert ledger.verify() is None
+    ledger.close()
+
+
+@settings(max_examples=25, deadline=None)
+@given(values=st.lists(st.text(string.printable + "é\u2028"), min_size=4, max_size=4))
+def test_no_field_can_lend_characters_to_its_neighbour(values: list[str]) -> None:
+    from trimwheel_pipelines.ledger import _chained
+
+    actor, kind, subject, uid = values
+    first = _chained(_event(uid, actor=actor, kind=kind, subject=subject), 1, "p")
+    moved = _chained(_event(uid, actor=actor + kind, kind="", subject=subject), 1, "p")
+    assert first.sha != moved.sha or kind == ""
+
+
+def test_subjects_are_read_apart_and_the_newest_of_a_kind_is_found(url: str) -> None:
+    ledger = Ledger(url)
+    ledger.append([_event(number=n, subject=f"shop/m{n % 2}", at=f"t{n}") for n in range(4)])
+    assert [entry.at for entry in ledger.entries("shop/m1")] == ["t1", "t3"]
+    newest = ledger.last("shop/m0", "Promote")
+    assert newest is not None and newest.at == "t2"
+    assert ledger.last("shop/m0", "RollBack") is None
+
+
+def test_an_address_of_no_database_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SpecInvalid, match="TRIMWHEEL_LEDGER_URL.*mongodb"):
+        Ledger("mongodb://x")
+    with pytest.raises(Unavailable, match="ledger"):
+        Ledger(f"sqlite:///{tmp_path}/no/such/folder/l.db")
+
+
+def test_a_ledger_of_a_newer_version_is_left_alone(url: str) -> None:
+    Ledger(url)
+    with sqlite3.connect(url.removeprefix("sqlite:///")) as connection:
+        connection.execute("INSERT INTO ledger_version VALUES (99)")
+    with pytest.raises(SetupFailed, match="schema 99"):
+        Ledger(url)
+
+
+def test_table_and_migration_name_the_same_columns(url: str) -> None:
+    Ledger(url)
+    with sqlite3.connect(url.removeprefix("sqlite:///")) as connection:
+        made = [row[1] for row in connection.execute("PRAGMA table_info(ledger)")]
+    assert made == [column.name for column in SQLModel.metadata.tables["ledger"].columns]

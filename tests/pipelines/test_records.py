@@ -1,0 +1,165 @@
+"""Reading segments: incremental, nothing silently lost, corrupt files set aside and counted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from trimwheel_api.records import COLUMNS, segment_folder, segment_name
+from trimwheel_pipelines.records import SCHEMA, RecordReader
+from trimwheel_pipelines.retention import forget, purge
+
+EXITS = 3
+
+
+def rows(times: list[float], **columns: Any) -> pa.Table:
+    """A table of records at these times; other columns get plain values."""
+    plain = {
+        "string": "s", "float64": 0.5, "float32": 0.1, "int32": 1, "int64": 1, "bool": True,
+        "list<float32>": [0.1, 0.5, 0.9], "list<int32>": [1, 1, 2, 2],
+    }  # fmt: skip
+    values: dict[str, Any] = {c.name: [plain[c.type]] * len(times) for c in COLUMNS}
+    values |= {"time": times, **columns}
+    return pa.table(values, schema=SCHEMA)
+
+
+class Store:
+    """A worker's side of the record store."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = str(root)
+        self.folder = Path(segment_folder(self.root, "shop", "intent"))
+        self.folder.mkdir(parents=True)
+        self.sequence = 0
+
+    def write(self, table: pa.Table, *, lost: int = 0, started: float | None = None) -> Path:
+        self.sequence += 1
+        first = float(table["time"][0].as_py()) if started is None else started
+        path = self.folder / segment_name("pod-a-1", first, self.sequence, len(table), lost)
+        pq.write_table(table, path)
+        return path
+
+    def reader(self) -> RecordReader:
+        return RecordReader(self.root, "shop", "intent")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path)
+
+
+def test_each_segment_is_read_once_and_lost_audits_are_summed(store: Store) -> None:
+    reader = store.reader()
+    assert len(reader.read_new()) == 0
+    store.write(rows([10.0, 12.0]), lost=2)
+    store.write(rows([11.0]), lost=1)
+    first = reader.read_new()
+    assert first.column("time").tolist() == [10.0, 11.0, 12.0]
+    assert first.lost == 3
+    store.write(rows([20.0]))
+    assert reader.read_new().column("time").tolist() == [20.0]
+    assert len(reader.read_new()) == 0
+
+
+def test_a_store_that_does_not_exist_yet_is_empty(tmp_path: Path) -> None:
+    assert len(RecordReader(str(tmp_path / "none"), "a", "b").read(0.0)) == 0
+
+
+def test_a_stretch_of_time_takes_part_of_a_segment(store: Store) -> None:
+    store.write(rows([10.0, 20.0, 30.0]), lost=4)
+    store.write(rows([40.0]), lost=8)
+    found = store.reader().read(20.0, 40.0)
+    assert found.column("time").tolist() == [20.0, 30.0]
+    assert found.lost == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("cut short", None),
+        ("not parquet", b"hello"),
+        ("empty", b""),
+        ("a column is missing", "columns"),
+        ("a column has another type", "types"),
+    ],
+)
+def test_a_corrupt_segment_is_set_aside_and_its_audits_count_as_lost(
+    store: Store, name: str, content: object
+) -> None:
+    store.write(rows([10.0]))
+    bad = store.write(rows([11.0, 12.0]), lost=1)
+    if content is None:
+        bad.write_bytes(bad.read_bytes()[:-20])
+    elif isinstance(content, bytes):
+        bad.write_bytes(content)
+    elif content == "columns":
+        pq.write_table(rows([11.0, 12.0]).drop_columns(["scores"]), bad)
+    else:
+        table = rows([11.0, 12.0]).drop_columns(["scores"])
+        pq.write_table(table.append_column("scores", pa.array(["x", "y"])), bad)
+    reader = store.reader()
+    found = reader.read_new()
+    assert len(found) == 1 and found.lost == 3 and reader.corrupt == 1
+    assert (store.folder / "quarantine" / bad.name).exists() and not bad.exists()
+    assert len(reader.read_new()) == 0
+    # A certificate that is computed later must still know that they were drawn.
+    assert store.reader().read(0.0).lost == 3
+
+
+def test_a_record_that_a_segment_promised_but_lacks_counts_as_lost(store: Store) -> None:
+    path = store.write(rows([10.0]))
+    path.rename(path.with_name(path.name.replace("-n1-", "-n5-")))
+    assert store.reader().read_new().lost == 4
+
+
+def test_files_of_other_names_are_left_alone(store: Store) -> None:
+    (store.folder / "0001-pod-000001-n1-lost0.parquet.part").write_bytes(b"half")
+    (store.folder / "README").write_text("ours")
+    assert len(store.reader().read_new()) == 0
+    assert len(list(store.folder.iterdir())) == 2
+
+
+def test_lists_become_matrices_and_mixed_widths_are_refused(store: Store) -> None:
+    store.write(rows([1.0, 2.0]))
+    found = store.reader().read_new()
+    assert found.matrix("scores").shape == (2, EXITS)
+    np.testing.assert_allclose(found.matrix("scores")[1], [0.1, 0.5, 0.9])
+    assert found.where(np.array([False, True])).matrix("predictions").tolist() == [[1, 1, 2, 2]]
+    store.write(rows([3.0], scores=[[0.1]]))
+    with pytest.raises(ValueError, match="scores"):
+        store.reader().read_new().matrix("scores")
+
+
+def test_inputs_are_there_only_when_every_record_kept_its_own(store: Store) -> None:
+    store.write(rows([1.0], text=["hello"]))
+    found = store.reader().read_new()
+    assert found.texts == ["hello"]
+    store.write(rows([2.0], text=[None]))
+    assert store.reader().read_new().texts is None
+
+
+def test_retention_deletes_by_age_and_quarantine_too(store: Store) -> None:
+    store.write(rows([10.0]))
+    bad = store.write(rows([11.0]))
+    bad.write_bytes(b"x")
+    store.write(rows([100.0]))
+    reader = store.reader()
+    reader.read_new()
+    assert purge(reader, before=50.0) == 2
+    assert store.reader().read(0.0).column("time").tolist() == [100.0]
+
+
+def test_forgetting_a_tenant_removes_its_records_and_says_so_in_the_count(store: Store) -> None:
+    store.write(rows([10.0, 11.0, 12.0], tenant=["a", "b", None]), lost=1)
+    untouched = store.write(rows([20.0], tenant=["b"]))
+    assert forget(store.reader(), "a") == 1
+    found = store.reader().read_new()
+    assert found.column("time").tolist() == [11.0, 12.0, 20.0]
+    assert found.lost == 2
+    assert untouched.exists()
+    assert forget(store.reader(), "a") == 0
