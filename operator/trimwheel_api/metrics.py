@@ -2,7 +2,8 @@
 
 Workers, operator and pipelines build their registries from this table; PromQL, dashboards, alerts
 and the reference page take names from it. `model` is the object's name; namespace and pod come
-from the scrape. Label children are created at start so that every series starts at 0: evidence
+from the scrape. Operator and pipelines live in another namespace than the models they speak of, so
+their metrics name it in `model_namespace`. Label children are created at start so that every series starts at 0: evidence
 is read from raw counters, and a series that appears late would lose its first event.
 """
 
@@ -36,6 +37,7 @@ class Metric:
 
 LABEL_MEANINGS = {
     "model": "AdaptiveModel, by object name",
+    "model_namespace": "its namespace, where the scraped pod lives in another one",
     "arm": "stable or candidate",
     "exit": "index of the exit that answered; `full` for full depth",
     "code": "HTTP status code",
@@ -125,25 +127,33 @@ ROLLBACK_SECONDS = Metric(
     "Time from a rollback's decision to its last acknowledgement.", "operator", ROLLBACK_BUCKETS,
 )  # fmt: skip
 DECISIONS = Metric(
-    "trimwheel_decisions_total", "counter", ("model", "action", "reason"),
+    "trimwheel_decisions_total", "counter", ("model_namespace", "model", "action", "reason"),
     "Decisions of the operator.", "operator",
 )  # fmt: skip
 ROLLOUT_WEIGHT = Metric(
-    "trimwheel_rollout_weight_ratio", "gauge", ("model",), "Candidate's share of cohorts, 0 to 1.",
+    "trimwheel_rollout_weight_ratio", "gauge", ("model_namespace", "model"), "Candidate's share of cohorts, 0 to 1.",
     "operator",
 )  # fmt: skip
 GUARD_VERDICT = Metric(
-    "trimwheel_guard_verdict", "gauge", ("model", "guard", "verdict"),
+    "trimwheel_guard_verdict", "gauge", ("model_namespace", "model", "guard", "verdict"),
     "1 for the verdict in force of each guard of the active rollout.", "operator",
 )  # fmt: skip
 GUARD_VALUE = Metric(
-    "trimwheel_guard_value", "gauge", ("model", "guard"), "Estimate of each guard.", "operator"
+    "trimwheel_guard_value",
+    "gauge",
+    ("model_namespace", "model", "guard"),
+    "Estimate of each guard.",
+    "operator",
 )
 GUARD_BOUND = Metric(
-    "trimwheel_guard_bound", "gauge", ("model", "guard"), "Promise of each guard.", "operator"
+    "trimwheel_guard_bound",
+    "gauge",
+    ("model_namespace", "model", "guard"),
+    "Promise of each guard.",
+    "operator",
 )
 DEGRADED = Metric(
-    "trimwheel_degraded", "gauge", ("model",), "1 while a model serves full depth for want of a "
+    "trimwheel_degraded", "gauge", ("model_namespace", "model"), "1 while a model serves full depth for want of a "
     "valid certificate.", "operator",
 )  # fmt: skip
 RECONCILE_SECONDS = Metric(
@@ -156,24 +166,24 @@ RECONCILE_ERRORS = Metric(
 )  # fmt: skip
 
 DRIFT_EVIDENCE = Metric(
-    "trimwheel_drift_evidence_ratio", "gauge", ("model",),
+    "trimwheel_drift_evidence_ratio", "gauge", ("model_namespace", "model"),
     "Shiryaev-Roberts statistic over its alarm level; 1 is an alarm.", "pipelines",
 )  # fmt: skip
 DRIFT_SIGNAL = Metric(
-    "trimwheel_drift_signal_z", "gauge", ("model", "signal"),
+    "trimwheel_drift_signal_z", "gauge", ("model_namespace", "model", "signal"),
     "Newest block of a covariate signal against its reference, in standard deviations.",
     "pipelines",
 )  # fmt: skip
 DISAGREEMENT_ESTIMATE = Metric(
-    "trimwheel_disagreement_ratio", "gauge", ("model",),
+    "trimwheel_disagreement_ratio", "gauge", ("model_namespace", "model"),
     "Audited disagreement of the stable policy since its promotion.", "pipelines",
 )  # fmt: skip
 CERTIFICATE_EXPIRY = Metric(
-    "trimwheel_certificate_expiry_timestamp_seconds", "gauge", ("model",),
+    "trimwheel_certificate_expiry_timestamp_seconds", "gauge", ("model_namespace", "model"),
     "When the stable policy's certificate ends.", "pipelines",
 )  # fmt: skip
 TUNING_RUNS = Metric(
-    "trimwheel_tuning_runs_total", "counter", ("model", "reason", "outcome"),
+    "trimwheel_tuning_runs_total", "counter", ("model_namespace", "model", "reason", "outcome"),
     "Finished TuningRuns.", "pipelines",
 )  # fmt: skip
 LOOP_ERRORS = Metric(
