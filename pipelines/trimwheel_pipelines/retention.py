@@ -1,9 +1,9 @@
 """Deletes audit records: by age, and by tenant.
 
 The watch loop calls `purge` with each model's `audits.retention`; a person calls `forget` through
-`trimwheel records delete --tenant`. Segments are immutable, so forgetting rewrites: the file without
-the tenant's rows takes the old one's place, and what was deleted counts as lost audits from then on,
-since a certificate must not pretend that it never drew them.
+`trimwheel records delete --tenant`. Segments are immutable, so forgetting rewrites: the file
+without the tenant's rows takes the old one's place. What was deleted counts as lost audits from
+then on: a certificate must not pretend that they were never drawn.
 """
 
 from __future__ import annotations

@@ -157,9 +157,12 @@ def test_retention_deletes_by_age_and_quarantine_too(store: Store) -> None:
 def test_forgetting_a_tenant_removes_its_records_and_says_so_in_the_count(store: Store) -> None:
     store.write(rows([10.0, 11.0, 12.0], tenant=["a", "b", None]), lost=1)
     untouched = store.write(rows([20.0], tenant=["b"]))
+    watching = store.reader()
+    assert len(watching.read_new()) == 4
     assert forget(store.reader(), "a") == 1
     found = store.reader().read_new()
     assert found.column("time").tolist() == [11.0, 12.0, 20.0]
     assert found.lost == 2
     assert untouched.exists()
+    assert len(watching.read_new()) == 0, "a rewritten segment is not news"
     assert forget(store.reader(), "a") == 0
