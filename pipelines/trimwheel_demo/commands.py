@@ -1,0 +1,121 @@
+"""The demo's verbs: `trimwheel env`, `trimwheel load`, `trimwheel demo`.
+
+`env` and `load` serve whoever wants to play by hand; `demo` is what the Makefile calls.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from dataclasses import replace
+from typing import Any
+
+import click
+
+from trimwheel_api.errors import SetupFailed
+from trimwheel_console import NEGATIVE, emit, output_option
+from trimwheel_demo import load as generator
+from trimwheel_demo.places import MODEL, default_places
+
+
+def session() -> dict[str, str]:
+    """What a running demo left. Raises SetupFailed when there is none."""
+    path = default_places().session
+    if not path.exists():
+        raise SetupFailed(f"no demo is running ({path} is absent): start one with `make demo`")
+    found: dict[str, str] = json.loads(path.read_text())
+    return found
+
+
+@click.command(short_help="Print the exports that reach a running demo.")
+@output_option
+def env(output: str) -> None:
+    """Print shell exports for a running demo.
+
+    \b
+    eval "$(trimwheel env)"
+    kubectl get trimwheel
+    curl -s "$TRIMWHEEL_ENDPOINT/v2/health/ready"
+    """
+    found = session()
+    found["PATH"] = found["PATH"] + os.pathsep + os.environ.get("PATH", os.defpath)
+    lines = "\n".join(f"export {key}={shlex.quote(value)}" for key, value in found.items())
+    emit(found, output, table=lines)
+
+
+@click.group(short_help="Start, change or stop the demo's load generator.")
+def load() -> None:
+    """An open-loop load of held-out snippets: it sends on schedule, whatever the server does."""
+
+
+@load.command("start", short_help="Start the load, or change a running one.")
+@click.option("--rate", type=click.FloatRange(0.1, 5000), default=None, help="Requests a second.")
+@click.option("--mix", type=click.Choice(sorted(generator.MIXES)), default=None, help="Traffic.")
+@output_option
+def load_start(rate: float | None, mix: str | None, output: str) -> None:
+    """Start the load generator; a running one follows at once.
+
+    \b
+    trimwheel load start --rate 100 --mix base
+    trimwheel load start --mix drifted      # the traffic changes, the rate stays
+    """
+    folder = generator.Folder(default_places().load)
+    if folder.control.exists():
+        control = folder.read_control()
+    else:
+        control = generator.Control(session()["TRIMWHEEL_ENDPOINT"], MODEL)
+    control = replace(control, rate=rate or control.rate, mix=mix or control.mix)
+    pid = generator.start(folder, control)
+    value = {"pid": pid, "rate": control.rate, "mix": control.mix, "endpoint": control.endpoint}
+    emit(value, output, table=f"{control.rate:g} requests/s of {control.mix}, process {pid}")
+
+
+@load.command("stop", short_help="Stop the load.")
+@output_option
+def load_stop(output: str) -> None:
+    """Stop the load generator; exit 1 when none was running."""
+    stopped = generator.stop(generator.Folder(default_places().load))
+    emit({"stopped": stopped}, output, table="stopped" if stopped else "no load was running")
+    if not stopped:
+        sys.exit(NEGATIVE)
+
+
+@load.command("status", short_help="What the load generator sees.")
+@click.option("--seconds", default=10, show_default=True, help="Look back this far.")
+@output_option
+def load_status(seconds: int, output: str) -> None:
+    """Rate, codes and latency of the last seconds, as the clients see them; exit 1 when idle."""
+    folder = generator.Folder(default_places().load)
+    running = folder.running() is not None
+    rows = generator.windows(folder)[-seconds:] if running else []
+    value: dict[str, Any] = {"running": running} | generator.summary(rows)
+    if running:
+        control = folder.read_control()
+        value |= {"rate": control.rate, "mix": control.mix}
+    text = "\n".join(f"{key:<9} {item}" for key, item in value.items())
+    emit(value, output, table=text)
+    if not running:
+        sys.exit(NEGATIVE)
+
+
+@click.group(short_help="Play or remove the demo (what make demo and make down call).")
+def demo() -> None:
+    """The whole loop on one machine."""
+
+
+@demo.command("play", short_help="Play the story; options come from the environment.")
+def play() -> None:
+    """Play the story: SEED, DETACH, FRESH, BAD_POLICY and REPORT are read from the environment."""
+    from trimwheel_demo.play import main
+
+    sys.exit(main())
+
+
+@demo.command("down", short_help="Stop and remove all that the demo started.")
+def down() -> None:
+    """Stop and remove everything of the demo; cached binaries and the trained model stay."""
+    from trimwheel_demo.world import take_down
+
+    click.echo("removed" if take_down(default_places()) else "nothing to remove")

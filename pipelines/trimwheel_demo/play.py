@@ -1,0 +1,114 @@
+"""Plays the story from top to bottom; this is the file to read first.
+
+Called by `make demo`. Exit 0: the loop closed. Exit 1: it did not, and the last line says why:
+`kept full depth` when the statistics found nothing to certify, which is an honest outcome and is
+never retried with another seed.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+
+from trimwheel_api.errors import TrimwheelError
+from trimwheel_demo.places import ROOT, default_places
+from trimwheel_demo.report import Report
+from trimwheel_demo.settings import Options
+from trimwheel_demo.stages import control, drift, harm, serving, summary, tuning
+from trimwheel_demo.stages.following import KeptFullDepth
+from trimwheel_demo.teller import Teller
+from trimwheel_demo.world import World, bring_up, take_down
+
+BOOTSTRAP = ("Bootstrap",)
+ALARMS = ("Harmful", "CovariateDrift")
+
+
+def main() -> int:
+    """Play, write the report, and leave everything running until Ctrl-C (or for good: DETACH=1)."""
+    options = Options.from_environment()
+    teller = Teller()
+    report = Report(options.report, options.seed, ROOT)
+    report["not_shown"] = list(summary.NOT_SHOWN)
+    code = 1
+    world: World | None = None
+    try:
+        teller.heading(0, "A Kubernetes control plane on loopback, Prometheus, MLflow, the chart")
+        with report.stage("environment"):
+            world = bring_up(options, default_places(), teller, report)
+        story(world)
+        report["ok"], report["exit_reason"], code = True, "promoted", 0
+    except KeptFullDepth as outcome:
+        report["exit_reason"] = f"kept full depth: {outcome}"
+        teller.bad(report["exit_reason"])
+    except KeyboardInterrupt:
+        report["exit_reason"] = "interrupted"
+    except TrimwheelError as error:
+        report["exit_reason"] = str(error)
+        teller.bad(str(error))
+    finally:
+        if world is not None:
+            report["peak_memory_bytes"] = world.memory.peak
+        report.write()
+    teller.say(f"report: {options.report}")
+    leave(world, options, teller)
+    return code
+
+
+def story(world: World) -> None:
+    """The story, stage by stage."""
+    say, stage = world.teller.heading, world.report.stage
+    say(1, "A small encoder with exits and experts, trained on Python's own standard library")
+    with stage("train") as found:
+        serving.train(world, found)
+    say(2, "kubectl apply an AdaptiveModel: two workers, full depth")
+    with stage("serve") as found:
+        serving.serve(world, found)
+    say(3, "Held-out snippets at a fixed rate; workers audit themselves")
+    with stage("load") as found:
+        serving.start_load(world, found)
+    say(3, "Bootstrap: a first policy is searched, certified, rolled out and approved")
+    with stage("bootstrap") as found:
+        run = tuning.tune(world, BOOTSTRAP, found)
+        tuning.roll_out(world, run, found, refusals=False)
+    say(4, "Control: the same behaviour under another digest must show no Fail")
+    with stage("control") as found:
+        control.control(world, found)
+    say(5, "The traffic changes: comments from modules never trained on")
+    with stage("drift") as found:
+        drift.drift(world, found)
+    say(6, "A TuningRun searches on Ray and certifies on audits that it never saw")
+    with stage("tuning") as found:
+        run = tuning.tune(world, ALARMS, found)
+    say(7, "Canary in every worker: shadow, steps, verdicts, and a person's approval")
+    with stage("rollout") as found:
+        world.report["rollout"] = tuning.roll_out(world, run, found, refusals=True)
+    with stage("after") as found:
+        summary.measure_after(world, found)
+    say(8, "A harmful policy without a certificate")
+    with stage("harm") as found:
+        harm.harm(world, found)
+    say(9, "Summary")
+    summary.tell(world)
+
+
+def leave(world: World | None, options: Options, teller: Teller) -> None:
+    """Stay until Ctrl-C and then remove everything, or return and leave it running."""
+    if world is None:
+        take_down(default_places())
+        return
+    teller.say('everything is running; reach it with: eval "$(.venv/bin/trimwheel env)"')
+    if options.detach:
+        teller.say("make down stops and removes it")
+        return
+    teller.say("Ctrl-C stops and removes it")
+    try:
+        signal.signal(signal.SIGTERM, lambda *_: _interrupt())
+        while True:
+            time.sleep(1)
+    except KeyboardInterrupt:
+        teller.say("stopping")
+        take_down(world.places)
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt

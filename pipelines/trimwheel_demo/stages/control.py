@@ -1,0 +1,65 @@
+"""Stage 4, the control: the same behaviour under another digest must show no Fail."""
+
+from __future__ import annotations
+
+import copy
+from decimal import Decimal
+from typing import Any
+
+from trimwheel_api.policy import parse_policy
+from trimwheel_demo.kube import status
+from trimwheel_demo.places import MODEL, WAIVER
+from trimwheel_demo.report import object_evidence
+from trimwheel_demo.stages.following import (
+    StepLog,
+    StoryFailed,
+    follow_rollout,
+    guards_line,
+    is_awaiting,
+    is_rolled_back,
+)
+from trimwheel_demo.world import World
+
+NAME = "control"
+_TICK = Decimal("0.0000001")
+
+
+def same_behaviour(document: dict[str, Any]) -> dict[str, Any]:
+    """A document with another digest and the same decisions.
+
+    A threshold moves by less than scores are told apart; above 1 nothing changes at all.
+    """
+    twin = copy.deepcopy(document)
+    thresholds = [Decimal(text) for text in twin["exit"]["thresholds"]]
+    index = max(range(len(thresholds)), key=lambda i: thresholds[i])
+    step = -_TICK if thresholds[index] + _TICK >= 2 else _TICK
+    twin["exit"]["thresholds"][index] = str(thresholds[index] + step)
+    return twin
+
+
+def control(world: World, found: list[dict[str, str]]) -> None:
+    """Roll the twin out with a waiver's allowUncertified, through every step, then abort it."""
+    model = world.admin.get("AdaptiveModel", MODEL)
+    stable = world.admin.get("AdaptivePolicy", status(model)["stable"]["policy"])
+    assert stable is not None, "the stable policy of a promoted model exists"
+    document = same_behaviour(stable["spec"]["policy"])
+    digest = parse_policy(document).digest
+    carol = world.people[WAIVER]
+    carol.create("AdaptivePolicy", NAME, {"model": MODEL, "policy": document})
+    spec = {
+        "model": MODEL, "policy": NAME, "policyDigest": digest, "type": "Canary",
+        "requestedBy": WAIVER, "allowUncertified": True,
+        "reason": "control: the same behaviour under another digest",
+    }  # fmt: skip
+    carol.create("PolicyRollout", NAME, spec)
+    log = StepLog()
+    item = follow_rollout(world, NAME, is_awaiting, log)
+    if any(guard["verdict"] == "Fail" for guard in status(item).get("guards", [])):
+        raise StoryFailed(f"the control failed a guard: {guards_line(item)}")
+    world.teller.good(f"no Fail at any step: {guards_line(item)}")
+    carol.patch_spec("PolicyRollout", NAME, {"abort": True})
+    item = follow_rollout(world, NAME, is_rolled_back, log)
+    world.teller.good("aborted by its requester; workers are back on stable")
+    world.report["control"] = {"name": NAME, "rolled_back": False, "steps": log.report(),
+                               "ended": "aborted by its requester"}  # fmt: skip
+    found.append(object_evidence(item, "prollout", ".status.decisions"))

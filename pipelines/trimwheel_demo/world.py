@@ -1,0 +1,234 @@
+"""Brings the demo's world up and takes it down: cluster, add-ons, chart, people, the model's home.
+
+Called by `play` (up) and by `make down`. Slow parts run side by side. After `up` everything is
+reachable from this host: Services of the embedded cluster have loopback addresses.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from trimwheel_api import names
+from trimwheel_api.errors import SetupFailed
+from trimwheel_demo import load
+from trimwheel_demo.kube import Kube
+from trimwheel_demo.places import (
+    APPROVER,
+    EDITOR,
+    MODEL,
+    MODEL_NAME,
+    NAMESPACE,
+    OPERATOR_ON_CALL,
+    ROOT,
+    WAIVER,
+    Places,
+)
+from trimwheel_demo.report import Report
+from trimwheel_demo.settings import Options, chart_values
+from trimwheel_demo.teller import Teller
+from trimwheel_local.cluster import Cluster
+
+ROLES = {
+    APPROVER: ("view", "trimwheel-approver"),
+    EDITOR: ("edit",),
+    WAIVER: ("edit", "trimwheel-waiver"),
+    OPERATOR_ON_CALL: ("view", "trimwheel-rollback"),
+}
+PROMETHEUS_SERVICE = "http://prometheus.trimwheel-addons.svc:9090"
+MLFLOW_SERVICE = "http://mlflow.trimwheel-addons.svc:5000"
+ADDON_TIMEOUT = 180.0
+
+
+@dataclass
+class World:
+    """Everything the stages need."""
+
+    options: Options
+    places: Places
+    cluster: Cluster
+    teller: Teller
+    report: Report
+    admin: Kube
+    people: dict[str, Kube]
+    prometheus: str
+    mlflow: str
+    memory: MemoryWatch
+    model_uri: str = ""
+    model_digest: str = ""
+    endpoint: str = ""
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def load(self) -> load.Folder:
+        """The load generator's folder."""
+        return load.Folder(self.places.load)
+
+    def account_token(self, account: str) -> str:
+        """A real token of a service account of the release (TokenRequest)."""
+        ns = names.RELEASE_NAMESPACE
+        answer = self.admin.kubectl("create", "token", account, "-n", ns, "--duration=10m")
+        if not answer.ok:
+            raise SetupFailed(f"token of {account}: {answer.error}")
+        return answer.out
+
+
+class MemoryWatch(threading.Thread):
+    """Watches how much memory the machine has used since the start; `peak` is the most."""
+
+    def __init__(self, seconds: float = 1.0) -> None:
+        super().__init__(daemon=True)
+        self._seconds = seconds
+        self._baseline = psutil.virtual_memory().available
+        self.peak = 0
+
+    def run(self) -> None:
+        """Sample until the process ends."""
+        while True:
+            self.peak = max(self.peak, self._baseline - psutil.virtual_memory().available)
+            time.sleep(self._seconds)
+
+
+def bring_up(options: Options, places: Places, teller: Teller, report: Report) -> World:
+    """Start or adopt everything below the model; returns once the chart is installed."""
+    memory = MemoryWatch()
+    memory.start()
+    cluster = Cluster(places.state, places.index)
+    if options.fresh:
+        take_down(places)
+    places.demo.mkdir(parents=True, exist_ok=True)
+    places.records.mkdir(parents=True, exist_ok=True)
+    cluster.up()
+    teller.good(
+        f"API server, scheduler, controllers, etcd and one node: {cluster.status()['server']}"
+    )
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        addons = pool.submit(_addons, cluster, options)
+        chart = pool.submit(_chart, cluster, places, options)
+        chart.result()
+        teller.good("chart installed: CRDs, admission policies, operator, pipelines")
+        addons.result()
+    env = cluster.env()
+    prometheus = options.prometheus or env["PROMETHEUS_URL"]
+    mlflow = options.mlflow or env["MLFLOW_TRACKING_URI"]
+    teller.good(f"Prometheus {prometheus}   MLflow {mlflow}")
+    path = env["PATH"]
+    people = {name: Kube(cluster.kubeconfig_for(name), NAMESPACE, path) for name in ROLES}
+    world = World(
+        options, places, cluster, teller, report, Kube(cluster.kubeconfig, NAMESPACE, path),
+        people, prometheus, mlflow, memory,
+    )  # fmt: skip
+    save_session(world)
+    return world
+
+
+def _addons(cluster: Cluster, options: Options) -> None:
+    cluster.install_addons(prometheus=not options.prometheus, mlflow=not options.mlflow)
+    cluster.wait_addons(ADDON_TIMEOUT)
+
+
+def _chart(cluster: Cluster, places: Places, options: Options) -> None:
+    shape = ROOT / "charts" / "trimwheel" / "ci" / "embedded-values.yaml"
+    values = yaml.safe_load(shape.read_text())
+    ours = chart_values(
+        places, options.prometheus or PROMETHEUS_SERVICE, options.mlflow or MLFLOW_SERVICE
+    )
+    cluster.install_chart(_merged(values, ours))
+    cluster.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(people_manifests()))
+
+
+def _merged(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
+    out = dict(base)
+    for key, value in top.items():
+        nested = isinstance(value, dict) and isinstance(out.get(key), dict)
+        out[key] = _merged(out[key], value) if nested else value
+    return out
+
+
+def people_manifests() -> list[dict[str, Any]]:
+    """The model's namespace, and what each person of the story may do in it."""
+    items: list[dict[str, Any]] = [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
+    ]
+    for person, roles in ROLES.items():
+        items += [
+            {
+                "apiVersion": "rbac.authorization.k8s.io/v1",
+                "kind": "RoleBinding",
+                "metadata": {"name": f"{person}-{role}", "namespace": NAMESPACE},
+                "roleRef": {
+                    "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role,
+                },
+                "subjects": [
+                    {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": person}
+                ],
+            }
+            for role in roles
+        ]  # fmt: skip
+    return items
+
+
+def log_model(world: World, folder: Path, metadata: dict[str, Any]) -> str:
+    """Log the artifact to MLflow and register it; returns its `models:/NAME/VERSION` address."""
+    import mlflow
+
+    os.environ["MLFLOW_TRACKING_URI"] = world.mlflow
+    client = mlflow.MlflowClient(tracking_uri=world.mlflow)
+    found = client.search_model_versions(f"name = '{MODEL_NAME}'")
+    digest = metadata["digest"]
+    for version in found:
+        if version.tags.get("digest") == digest:
+            return f"models:/{MODEL_NAME}/{version.version}"
+    experiment = client.get_experiment_by_name("trimwheel/training")
+    number = experiment.experiment_id if experiment else client.create_experiment(
+        "trimwheel/training"
+    )  # fmt: skip
+    run = client.create_run(number, run_name=f"encoder-{digest[7:15]}")
+    for key, value in metadata.items():
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            client.log_metric(run.info.run_id, key, float(value))
+    client.log_artifacts(run.info.run_id, str(folder), "model")
+    client.set_terminated(run.info.run_id)
+    if not found:
+        client.create_registered_model(MODEL_NAME)
+    source = f"{run.info.artifact_uri}/model"
+    version = client.create_model_version(
+        MODEL_NAME, source, run.info.run_id, tags={"digest": digest}
+    )
+    return f"models:/{MODEL_NAME}/{version.version}"
+
+
+def save_session(world: World) -> None:
+    """Leave for `trimwheel env` and `make down` what they need."""
+    env = world.cluster.env()
+    record = {
+        "KUBECONFIG": env["KUBECONFIG"],
+        "PATH": env["PATH"].removesuffix(os.pathsep + os.environ.get("PATH", os.defpath)),
+        "TRIMWHEEL_NAMESPACE": NAMESPACE,
+        "TRIMWHEEL_MODEL": MODEL,
+        "TRIMWHEEL_ENDPOINT": world.endpoint,
+        "PROMETHEUS_URL": world.prometheus,
+        "MLFLOW_TRACKING_URI": world.mlflow,
+        "TRIMWHEEL_REPORT": str(world.options.report.resolve()),
+    }
+    world.places.session.write_text(json.dumps(record, indent=2) + "\n")
+
+
+def take_down(places: Places) -> bool:
+    """Stop and remove all of a demo; False when there was nothing."""
+    cluster = Cluster(places.state, places.index)
+    there = places.demo.exists() or cluster.layout.root.exists()
+    load.stop(load.Folder(places.load))
+    cluster.down(purge=True)
+    shutil.rmtree(places.demo, ignore_errors=True)
+    return there
