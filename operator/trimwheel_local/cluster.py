@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -239,15 +240,15 @@ class Cluster:
     ) -> None:
         """Until etcd, the API server, the node and the default account are there, in this order."""
         account = "/api/v1/namespaces/default/serviceaccounts/default"
-        node = f"/api/v1/nodes/{NODE_NAME}"
+        since = datetime.now(UTC) if supervisor else datetime.min.replace(tzinfo=UTC)
         steps: list[tuple[str, str, Callable[[], bool]]] = [
             ("etcd", "etcd", lambda: self._part_ready("etcd")),
             ("API server", "kube-apiserver", lambda: self._part_ready("kube-apiserver")),
-            ("node", "node", lambda: _is_ready(rest.find(self.layout, node))),
+            ("node", "node", lambda: self._node_ready(since)),
             (
                 "controllers",
                 "kube-controller-manager",
-                lambda: rest.find(self.layout, account) is not None,
+                lambda: rest.find(self.layout, account) is not None and self.status()["ready"],
             ),
         ]
         deadline = time.monotonic() + START_TIMEOUT
@@ -264,6 +265,16 @@ class Cluster:
 
     def _part_ready(self, name: str) -> bool:
         return bool(self._parts().get(name, {}).get("ready"))
+
+    def _node_ready(self, since: datetime) -> bool:
+        """Ready, and heard of after `since`: what an earlier node said no longer counts."""
+        lease = rest.find(
+            self.layout,
+            f"/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{NODE_NAME}",
+        )
+        if lease is None or datetime.fromisoformat(lease["spec"]["renewTime"]) < since:
+            return False
+        return _is_ready(rest.find(self.layout, f"/api/v1/nodes/{NODE_NAME}"))
 
     def _failure(self, component: str) -> StartError:
         own = tail(self.layout.logs / "supervisor.log", 5)

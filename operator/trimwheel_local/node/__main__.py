@@ -25,7 +25,7 @@ def main() -> None:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    folders = [str(Path(sys.executable).parent), arguments.path, os.defpath, "/usr/local/bin"]
+    folders = [str(Path(sys.executable).parent), arguments.path, "/usr/local/bin", os.defpath]
     path = ":".join(folder for folder in folders if folder)
     layout = Layout(arguments.state, arguments.index)
     asyncio.run(agent.run(layout, arguments.fake_gpus, path))

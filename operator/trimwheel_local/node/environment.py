@@ -52,11 +52,16 @@ class Rewriter:
     services: Mapping[tuple[str, str], str]
     """ClusterIP by (namespace, name); only Services that have one."""
 
-    def __call__(self, text: str) -> str:
-        """Raises ConfigError for a name whose Service does not exist."""
-        return SERVICE.sub(self._service, self._paths(text))
+    def __call__(self, text: str, known: Mapping[str, str]) -> str:
+        """Paths, then `$(NAME)` references, then Service names. Raises ConfigError.
 
-    def _paths(self, text: str) -> str:
+        Paths come first, since a value that was expanded is a local path already; names come
+        last, since they may be put together from variables.
+        """
+        return SERVICE.sub(self._service, expand(self.paths(text), known))
+
+    def paths(self, text: str) -> str:
+        """Mount paths by local folders."""
         if not self.mounts:
             return text
         longest_first = sorted(self.mounts, key=len, reverse=True)
@@ -89,7 +94,11 @@ def references(container: Object) -> Iterator[tuple[str, str]]:
 
 
 def variables(
-    pod: Object, container: Object, objects: Objects, base: Mapping[str, str]
+    pod: Object,
+    container: Object,
+    objects: Objects,
+    base: Mapping[str, str],
+    rewrite: Rewriter,
 ) -> dict[str, str]:
     """The container's environment on top of `base`, `$(NAME)` references expanded.
 
@@ -101,12 +110,14 @@ def variables(
             if reference := source.get(f"{kind}Ref"):
                 data = objects.data(kind, reference["name"], reference.get("optional", False))
                 prefix = source.get("prefix", "")
-                found |= {prefix + key: value.decode() for key, value in data.items()}
+                values = {key: rewrite(value.decode(), {}) for key, value in data.items()}
+                found |= {prefix + key: value for key, value in values.items()}
     for variable in container.get("env", []):
         if "valueFrom" in variable:
             value = _value_from(pod, container, objects, variable["valueFrom"])
+            value = value if value is None else rewrite(value, {})
         else:
-            value = expand(variable.get("value", ""), found)
+            value = rewrite(variable.get("value", ""), found)
         if value is not None:
             found[variable["name"]] = value
     return found
@@ -124,7 +135,7 @@ def expand(text: str, known: Mapping[str, str]) -> str:
 def command_line(container: Object, known: Mapping[str, str], rewrite: Rewriter) -> list[str]:
     """`command` and `args`, expanded and rewritten."""
     words = [*container.get("command", []), *container.get("args", [])]
-    return [rewrite(expand(word, known)) for word in words]
+    return [rewrite(word, known) for word in words]
 
 
 def field_value(pod: Object, path: str) -> str:

@@ -89,20 +89,21 @@ class PodWorker:
             # A pod that has completed stays, for its logs, until somebody deletes it.
             await self._deleting.wait()
             await self._stop(running)
+            await asyncio.to_thread(runtime.kill_pod, self.folder)
             if not self._gone:
                 await self.reporter.finish()
+            # A node that stops cancels this task and never comes here: its pods run on.
+            self.context.addresses.free(self.address)
         except Exception:
             log.exception("pod %s: the worker failed", self.pod["metadata"]["name"])
             raise
-        finally:
-            await asyncio.to_thread(runtime.kill_pod, self.folder)
-            self.context.addresses.free(self.address)
 
     def _settle(self) -> None:
         """Folder, address and the containers; all of it survives the node."""
         private_folder(self.folder)
         kept = read_json(self.folder / "pod.json") or {}
-        self.address: str = self.context.addresses.take(kept.get("address"))
+        known = kept.get("address") or self.pod.get("status", {}).get("podIP")
+        self.address: str = self.context.addresses.take(known)
         identity = {key: self.pod["metadata"][key] for key in ("namespace", "name", "uid")}
         write_json(self.folder / "pod.json", {**identity, "address": self.address})
         private_folder(self.folder / "t")
@@ -187,13 +188,12 @@ class PodWorker:
         mounts = self.volumes.mounts(container)
         rewrite = Rewriter(mounts, self.context.services.addresses)
         base = self._base(container, work)
-        known = environment.variables(self.addressed, container, objects, base)
+        known = environment.variables(self.addressed, container, objects, base, rewrite)
         command = environment.command_line(container, known, rewrite)
         if command[0] in ("python", "python3"):
             command[0] = sys.executable
-        known = {name: rewrite(value) for name, value in known.items()}
         folder = container.get("workingDir")
-        return Launch(command, known, Path(rewrite(folder)) if folder else work)
+        return Launch(command, known, Path(rewrite.paths(folder)) if folder else work)
 
     def _base(self, container: Object, work: Path) -> dict[str, str]:
         """What every container finds in its environment; nothing is inherited but the locale."""

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 Object = dict[str, Any]
 FIRST_RETRY, LAST_RETRY = 0.1, 5.0
+REPLACE = {"$patch": "replace"}
+"""Makes a strategic merge replace a list that it would merge by key."""
 GONE = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)
 """The pod is no more, or another one has its name: nothing to report to."""
 
@@ -79,9 +81,9 @@ class Reporter:
             **pod_status(pod, init, main, now, worker.verdict),
             "startTime": self._started,
             "podIP": worker.address,
-            "podIPs": [{"ip": worker.address}],
+            "podIPs": [{"ip": worker.address}, REPLACE],
             "hostIP": "127.0.0.1",
-            "hostIPs": [{"ip": "127.0.0.1"}],
+            "hostIPs": [{"ip": "127.0.0.1"}, REPLACE],
         }
 
     async def _insist(self, method: str, body: Object) -> None:
