@@ -41,9 +41,8 @@ def harm(world: World, found: list[dict[str, str]]) -> None:
     name = "harmful-waived"
     spec = _spec(digest, WAIVER) | {"allowUncertified": True, "steps": STEPS}
     world.people[WAIVER].create("PolicyRollout", name, spec)
-    world.teller.say(
-        f"{WAIVER} holds verb waive: it starts at {STEPS[0]['weight']}, without shadow"
-    )
+    first = STEPS[0]["weight"]
+    world.teller.say(f"{WAIVER} holds verb waive: it starts at {first}, without shadow")
     item = follow_rollout(world, name, is_rolled_back)
     guard = next(g for g in status(item)["guards"] if g["verdict"] == "Fail")
     actuation = status(item).get("actuation") or {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from trimwheel_demo.measure import counters, period
 from trimwheel_demo.places import MODEL, NAMESPACE
@@ -34,20 +33,21 @@ def tell(world: World) -> None:
     report = world.report
     before, after = report["before"], report["after"]
     stale = world.notes.get("stale", {})
+
+    def cells(key: str, form: str) -> list[str]:
+        found = [part.get(key) for part in (before, stale, after)]
+        return ["-" if value is None else form.format(value) for value in found]
+
     rows = [
-        [
-            "compute, share of full depth",
-            _share(before, stale, after, "compute_fraction", "{:.3f}"),
-        ],
-        ["p50 ms (client)", _share(before, stale, after, "p50_ms", "{:.1f}")],
-        ["p99 ms (client)", _share(before, stale, after, "p99_ms", "{:.1f}")],
-        ["disagreement", _share(before, stale, after, "disagreement", "{:.2%}")],
-        ["  upper limit, 95 %", _share(before, stale, after, "disagreement_upper", "{:.2%}")],
-        ["audits", _share(before, stale, after, "n", "{}")],
+        ["compute, share of full depth", *cells("compute_fraction", "{:.3f}")],
+        ["p50 ms (client)", *cells("p50_ms", "{:.1f}")],
+        ["p99 ms (client)", *cells("p99_ms", "{:.1f}")],
+        ["disagreement", *cells("disagreement", "{:.2%}")],
+        ["  upper limit, 95 %", *cells("disagreement_upper", "{:.2%}")],
+        ["audits", *cells("n", "{}")],
     ]
-    flat = [[name, *cells] for name, cells in rows]
     columns = ["", "certified, base traffic", "the same, after the drift", "re-tuned, promoted"]
-    world.teller.table("Before and after", columns, flat)
+    world.teller.table("Before and after", columns, rows)
     if (after.get("compute_fraction") or 0) > (before.get("compute_fraction") or 0):
         world.teller.say("compute rose: the changed traffic is harder, and the promise is kept")
     stages = [[row["name"], f"{row['seconds']:.0f} s"] for row in report["stages"]]
@@ -70,10 +70,3 @@ def tell_checks(world: World) -> None:
         world.teller.command(line)
     world.teller.command(f"kubectl -n {NAMESPACE} get trimwheel")
     world.teller.say(f"MLflow {world.mlflow}   Prometheus {world.prometheus}")
-
-
-def _share(
-    before: dict[str, Any], stale: dict[str, Any], after: dict[str, Any], key: str, form: str
-) -> list[str]:
-    cells = [part.get(key) for part in (before, stale, after)]
-    return ["-" if cell is None else form.format(cell) for cell in cells]
