@@ -3,8 +3,9 @@
 Workers, operator and pipelines build their registries from this table; PromQL, dashboards, alerts
 and the reference page take names from it. `model` is the object's name; namespace and pod come
 from the scrape. Operator and pipelines live in another namespace than the models they speak of, so
-their metrics name it in `model_namespace`. Label children are created at start so that every series starts at 0: evidence
-is read from raw counters, and a series that appears late would lose its first event.
+their metrics name it in `model_namespace`. Label children are created at start so that every series
+starts at 0: evidence is read from raw counters, and a series that appears late would lose its first
+event.
 """
 
 from __future__ import annotations
@@ -131,8 +132,8 @@ DECISIONS = Metric(
     "Decisions of the operator.", "operator",
 )  # fmt: skip
 ROLLOUT_WEIGHT = Metric(
-    "trimwheel_rollout_weight_ratio", "gauge", ("model_namespace", "model"), "Candidate's share of cohorts, 0 to 1.",
-    "operator",
+    "trimwheel_rollout_weight_ratio", "gauge", ("model_namespace", "model"),
+    "Candidate's share of cohorts, 0 to 1.", "operator",
 )  # fmt: skip
 GUARD_VERDICT = Metric(
     "trimwheel_guard_verdict", "gauge", ("model_namespace", "model", "guard", "verdict"),
@@ -153,8 +154,8 @@ GUARD_BOUND = Metric(
     "operator",
 )
 DEGRADED = Metric(
-    "trimwheel_degraded", "gauge", ("model_namespace", "model"), "1 while a model serves full depth for want of a "
-    "valid certificate.", "operator",
+    "trimwheel_degraded", "gauge", ("model_namespace", "model"),
+    "1 while a model serves full depth for want of a valid certificate.", "operator",
 )  # fmt: skip
 RECONCILE_SECONDS = Metric(
     "trimwheel_reconcile_duration_seconds", "histogram", (), "Time of one reconcile.", "operator",
