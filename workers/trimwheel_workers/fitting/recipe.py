@@ -38,8 +38,9 @@ class Recipe:
     """Loss weight of each exit and, last, of full depth."""
     balance: float = 0.01
     """Weight of the experts' load-balancing loss."""
+    lone_expert_share: float = 0.25
+    """Share of batches trained with one expert a token, so that one is a usable choice later."""
     second_router_texts: int = 3000
-    second_router_steps: int = 300
 
     def digest(self) -> str:
         """Names the recipe and the code's version."""

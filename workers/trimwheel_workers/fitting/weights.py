@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from trimwheel_workers.fitting.recipe import Recipe
+from trimwheel_workers.model.config import Signature
 from trimwheel_workers.model.encoder import Encoder
 from trimwheel_workers.model.packing import pack
 
@@ -48,10 +49,13 @@ def train_weights(
     routing = _RoutingProbe(encoder)
     encoder.train()
     for epoch in range(step // per_epoch, recipe.epochs):
-        for batch in _batches(examples, recipe.batch, random.Random(f"{seed}/{epoch}")):
+        rng = random.Random(f"{seed}/{epoch}")
+        for batch in _batches(examples, recipe.batch, rng):
             for group in optimizer.param_groups:
                 group["lr"] = recipe.learning_rate * _schedule(step / total, recipe.warmup)
-            loss = _loss(encoder, batch, recipe, routing)
+            lone = rng.random() < recipe.lone_expert_share
+            signature = Signature(1, 0.0) if lone else encoder.config.dense_signature
+            loss = _loss(encoder, batch, signature, recipe, routing)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
@@ -65,13 +69,17 @@ def train_weights(
 
 
 def _loss(
-    encoder: Encoder, batch: Sequence[Example], recipe: Recipe, routing: _RoutingProbe
+    encoder: Encoder,
+    batch: Sequence[Example],
+    signature: Signature,
+    recipe: Recipe,
+    routing: _RoutingProbe,
 ) -> Tensor:
     """Weighted cross-entropy of every exit plus the load-balancing term."""
     packed = pack([tokens for tokens, _ in batch])
     labels = torch.tensor([batch[row][1] for row in packed.order])
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        logits = encoder(packed, encoder.config.dense_signature)
+        logits = encoder(packed, signature)
     losses = [F.cross_entropy(x.float(), labels, label_smoothing=recipe.label_smoothing) for x in logits]
     weighted = sum(w * x for w, x in zip(recipe.exit_weights, losses, strict=True))
     return weighted / sum(recipe.exit_weights) + recipe.balance * routing.imbalance()
