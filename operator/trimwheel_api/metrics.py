@@ -40,7 +40,7 @@ LABEL_MEANINGS = {
     "model": "AdaptiveModel, by object name",
     "model_namespace": "its namespace, where the scraped pod lives in another one",
     "arm": "stable or candidate",
-    "exit": "index of the exit that answered; `full` for full depth",
+    "exit": "index of the exit that answered; `full` for full depth, `none` without an answer",
     "code": "HTTP status code",
     "digest": "policy digest, whole",
     "guard": "disagreement, errors, latency, capacity or parity",
@@ -55,6 +55,7 @@ LABEL_MEANINGS = {
     "outcome": "how it ended",
 }
 EXIT_FULL = "full"
+EXIT_NONE = "none"
 
 REQUESTS = Metric(
     "trimwheel_requests_total", "counter", ("model", "arm", "exit", "code"), "Answered requests."
@@ -117,7 +118,15 @@ TRIPWIRE = Metric(
     "Times that a worker went back to stable by itself.",
 )  # fmt: skip
 SCORE_SUM = Metric(
-    "trimwheel_score_sum", "counter", ("model",), "Sum of first-exit scores of audited requests."
+    "trimwheel_first_exit_scores_total", "counter", ("model",),
+    "Sum of first-exit scores of audited requests.",
+)  # fmt: skip
+REFUSALS = Metric(
+    "trimwheel_assignment_refusals_total", "counter", ("model", "arm"),
+    "Assigned policies that the worker cannot serve and refused; the last good one serves.",
+)  # fmt: skip
+ENGINE_RESTARTS = Metric(
+    "trimwheel_engine_restarts_total", "counter", ("model",), "Engine processes that died."
 )
 INPUT_TOKENS = Metric(
     "trimwheel_input_tokens_total", "counter", ("model",), "Tokens of answered requests."

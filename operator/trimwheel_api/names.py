@@ -58,6 +58,10 @@ ANNOTATION_EPOCH = f"{GROUP}/epoch"
 ANNOTATION_STABLE = f"{GROUP}/stable-digest"
 ANNOTATION_CANDIDATE = f"{GROUP}/candidate-digest"
 ANNOTATION_SPEC_HASH = f"{GROUP}/spec-hash"
+ANNOTATION_REFUSED = f"{GROUP}/refused"
+"""On a worker's Lease: why it does not serve what the assignment asks; empty when it does."""
+ANNOTATION_TRIPPED = f"{GROUP}/tripped"
+"""On a worker's Lease: why it went back to stable by itself (Tripwire, LeaseExpired)."""
 
 LABEL_DIGEST_LENGTH = 16
 
