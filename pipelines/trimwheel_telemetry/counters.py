@@ -144,6 +144,8 @@ def guard_evidence(
     sums = np.zeros(4)
     newest: list[float] = []
     resets: list[float] = []
+    if not history:  # Prometheus started anew inside the window: that is a reset of everything
+        resets += [float(line.times[0]) for line in trials if len(line.times)][:1]
     roles = (
         (trials, ARM_CANDIDATE, candidate),
         (trials, ARM_STABLE, stable),
@@ -158,12 +160,12 @@ def guard_evidence(
             resets += found.resets
             if column == 0 and found.newest is not None:
                 newest.append(found.newest)
-    state, reason = _state(newest, resets, history, window)
+    state, reason = _state(newest, resets, window)
     return GuardEvidence(
-        trials=sums[0],
-        events=min(sums[2], sums[0]),
-        stable_trials=sums[1],
-        stable_events=sums[3],
+        trials=float(sums[0]),
+        events=float(min(sums[2], sums[0])),
+        stable_trials=float(sums[1]),
+        stable_events=float(sums[3]),
         blocks=table[table.any(axis=1)],
         state=state,
         reason=reason,
@@ -180,7 +182,7 @@ def _by_block(found: Increments, window: Window) -> Floats:
 
 
 def _state(
-    newest: Sequence[float], resets: Sequence[float], history: bool, window: Window
+    newest: Sequence[float], resets: Sequence[float], window: Window
 ) -> tuple[DataState, str]:
     if not newest:
         return DataState.ABSENT, "no worker reports this guard for the candidate"
@@ -190,11 +192,9 @@ def _state(
             DataState.STALE,
             f"the newest sample is {age:.0f} s old, more than {window.max_age:g} s",
         )
-    if not history and window.until - window.since > window.settle:
-        return DataState.RESET, "Prometheus holds no sample from before the rollout began"
     if resets and window.until - max(resets) < window.settle:
         return (
             DataState.RESET,
-            f"a worker's counters restarted {window.until - max(resets):.0f} s ago",
+            f"counters, or Prometheus itself, restarted {window.until - max(resets):.0f} s ago",
         )
     return DataState.FRESH, ""

@@ -132,7 +132,10 @@ def test_an_increment_over_a_scrape_gap_counts_but_compares_nothing() -> None:
         pytest.param([1, 2], [995, 1_010], 1_100.0, DataState.STALE, "90 s old", id="stale"),
         pytest.param([9, 2], [995, 1_090], 1_100.0, DataState.RESET, "10 s ago", id="just-reset"),
         pytest.param([9, 2, 3], [995, 1_010, 1_090], 1_100.0, DataState.FRESH, "", id="settled"),
-        pytest.param([1, 2], [1_080, 1_090], 1_100.0, DataState.RESET, "before", id="lost-history"),
+        pytest.param(
+            [1, 2], [1_080, 1_090], 1_100.0, DataState.RESET, "20 s ago", id="lost-history"
+        ),
+        pytest.param([1, 2], [1_010, 1_090], 1_100.0, DataState.FRESH, "", id="history-regrown"),
     ],
 )
 def test_the_state_of_the_data_is_named(
