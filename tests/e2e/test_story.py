@@ -1,0 +1,152 @@
+"""The whole story on real components, as `make demo` plays it.
+
+It accepts either honest outcome of the statistics (promoted, or full depth kept with its reason)
+and fails on anything else. Every claim of the report is read again from the live system.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trimwheel_demo.load import Folder, stop
+from trimwheel_demo.places import Places
+from trimwheel_demo.report import SCHEMA
+from trimwheel_local.cluster import Cluster
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
+STORY_SECONDS = 1200
+ALL_STAGES = (
+    "environment", "train", "serve", "load", "bootstrap", "control", "drift", "tuning", "rollout",
+    "after", "harm",
+)  # fmt: skip
+
+
+class Story:
+    """What a played story left behind."""
+
+    def __init__(self, report: dict[str, Any], code: int, output: str, env: dict[str, str]) -> None:
+        self.report = report
+        self.code = code
+        self.output = output
+        self.env = env
+
+    @property
+    def kept_full_depth(self) -> bool:
+        return str(self.report["exit_reason"]).startswith("kept full depth")
+
+    def stage(self, name: str) -> dict[str, Any]:
+        return next(row for row in self.report["stages"] if row["name"] == name)
+
+
+@pytest.fixture(scope="module")
+def story(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+    """Play once on the run's cluster."""
+    layout = cluster.layout
+    path = tmp_path_factory.mktemp("story") / "report.json"
+    env = os.environ | {
+        "TRIMWHEEL_STATE": str(layout.state),
+        "TRIMWHEEL_INDEX": str(layout.index),
+        "DETACH": "1",
+        "REPORT": str(path),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "trimwheel_demo", "play"],
+        env=env, capture_output=True, text=True, timeout=STORY_SECONDS,
+    )  # fmt: skip
+    output = done.stdout + done.stderr
+    sys.stdout.write(output)
+    assert path.exists(), f"no report was written:\n{output[-4000:]}"
+    session = Places(layout.state, layout.index).session
+    found = json.loads(session.read_text()) if session.exists() else {}
+    reach = env | found | {"PATH": os.pathsep.join([found.get("PATH", ""), os.environ["PATH"]])}
+    yield Story(json.loads(path.read_text()), done.returncode, output, reach)
+    stop(Folder(Places(layout.state, layout.index).load))
+
+
+def test_the_story_ends_honestly(story: Story) -> None:
+    report = story.report
+    assert report["schema"] == SCHEMA
+    if story.kept_full_depth:
+        assert story.code == 1
+        assert not report["ok"]
+        return
+    assert report["exit_reason"] == "promoted", f"{report['exit_reason']}\n{story.output[-4000:]}"
+    assert story.code == 0
+    assert [row["name"] for row in report["stages"]] == list(ALL_STAGES)
+    assert all(row["ok"] for row in report["stages"])
+
+
+def test_every_claim_reads_again_from_the_live_system(story: Story) -> None:
+    checks = [item for row in story.report["stages"] for item in row["evidence"]]
+    assert len(checks) >= 3
+    for item in checks:
+        done = subprocess.run(
+            ["bash", "-c", item["check"]], env=story.env, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, f"{item['check']}: {done.stderr}"
+        assert done.stdout.strip(), f"{item['check']} printed nothing"
+        assert "RESOURCE_DOES_NOT_EXIST" not in done.stdout, item["check"]
+
+
+def test_who_may_not_decide_was_refused(story: Story) -> None:
+    if story.kept_full_depth:
+        pytest.skip(story.report["exit_reason"])
+    denied = {row["user"]: row["message"] for row in story.report["approval"]["denied"]}
+    assert "lacks verb approve" in str(story.report["approval"]["denied"])
+    assert any("service account" in message for message in denied.values())
+    assert "lacks verb waive" in str(story.report["approval"]["denied"])
+    assert story.report["approval"]["by"] == "alice"
+
+
+def test_the_drift_broke_the_certificate_and_nobody_was_asked(story: Story) -> None:
+    if story.kept_full_depth and not story.report["drift"]:
+        pytest.skip(story.report["exit_reason"])
+    drift = story.report["drift"]
+    assert drift["certificate_broken"]
+    assert float(drift["value"]) > float(drift["bound"])
+
+
+def test_the_control_did_not_fail(story: Story) -> None:
+    if story.kept_full_depth and not story.report["control"]:
+        pytest.skip(story.report["exit_reason"])
+    assert story.report["control"]["rolled_back"] is False
+    assert all(step["verdict"] != "Fail" for step in story.report["control"]["steps"])
+
+
+def test_the_harmful_policy_was_rolled_back_by_disagreement(story: Story) -> None:
+    if story.kept_full_depth:
+        pytest.skip(story.report["exit_reason"])
+    rollback = story.report["rollback"]
+    assert rollback["guard"] == "disagreement"
+    assert float(rollback["value"]) > float(rollback["bound"])
+    assert rollback["exposed_requests"] > 0
+    assert rollback["workers"] == 2
+    assert not rollback["retried"]
+
+
+def test_every_dashboard_query_returns_data(story: Story) -> None:
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "trimwheel"), "dashboards", "queries",
+         "--namespace", story.env["TRIMWHEEL_NAMESPACE"], "--model", story.env["TRIMWHEEL_MODEL"]],
+        env=story.env, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    expressions = [line for line in done.stdout.splitlines() if line.strip()]
+    assert len(expressions) >= 20
+    empty = []
+    for expression in expressions:
+        answer = subprocess.run(
+            ["curl", "-sG", f"{story.env['PROMETHEUS_URL']}/api/v1/query",
+             "--data-urlencode", f"query={expression}"],
+            capture_output=True, text=True, timeout=30, check=True,
+        )  # fmt: skip
+        if not json.loads(answer.stdout).get("data", {}).get("result"):
+            empty.append(expression)
+    assert not empty, "no data for:\n" + "\n".join(empty)
