@@ -164,11 +164,22 @@ class Cluster:
             raise SetupFailed(f"helm refused {path}: {error.stderr.strip()}") from error
 
     def install_addons(
-        self, prometheus: bool = True, mlflow: bool = True, scrape_interval: str = "2s"
+        self,
+        prometheus: bool = True,
+        mlflow: bool = True,
+        scrape_interval: str = "2s",
+        rules: Mapping[str, str] | None = None,
     ) -> None:
-        """Apply Prometheus and MLflow; `wait_addons` waits until they serve."""
+        """Apply Prometheus and MLflow; `wait_addons` waits until they serve.
+
+        `rules` are Prometheus rule files by name (ending in .yaml); None leaves them as they are.
+        """
         manifests = addons.manifests(
-            self.layout, prometheus=prometheus, mlflow=mlflow, scrape_interval=scrape_interval
+            self.layout,
+            prometheus=prometheus,
+            mlflow=mlflow,
+            scrape_interval=scrape_interval,
+            rules=rules,
         )
         for name in addons.URL_VARIABLES:
             private_folder(self.layout.addons / name)
