@@ -134,8 +134,8 @@ def ensure(progress: Progress = no_progress) -> Binaries:
     Go's caches keep every package that was compiled.
     """
     missing = [group for group in groups() if missing_from(group)]
-    for number, group in enumerate(missing):
-        build(group, lambda *a, n=number: progress(a[0], n + a[1] / max(a[2], 1), len(missing), a[3]))
+    for group in missing:
+        build(group, progress)
     found = find()
     absent = sorted({name for name, _ in _locations()} - found.paths.keys())
     if absent:
@@ -201,7 +201,9 @@ def _build_one(group: Group, name: str, package: str) -> None:
     caches = {"GOPATH": "go", "GOMODCACHE": "go/pkg/mod", "GOCACHE": "go-build"}
     own = {variable: str(cache / folder) for variable, folder in caches.items()}
     with tempfile.TemporaryDirectory(dir=group.folder, prefix=".build-") as scratch:
-        command = ["go", "build", "-mod=readonly", "-modcacherw", *group.flags, "-o", f"{scratch}/{name}", package]
+        # A module cache that is writable can be removed like any other folder.
+        flags = ["-mod=readonly", "-modcacherw", *group.flags]
+        command = ["go", "build", *flags, "-o", f"{scratch}/{name}", package]
         with log.open("wb") as output:
             outcome = subprocess.run(
                 command,
@@ -218,7 +220,7 @@ def _build_one(group: Group, name: str, package: str) -> None:
 
 def main() -> None:
     """Build everything, with a progress bar."""
-    from trimwheel_local.console import progress_bar
+    from trimwheel_local.progress import progress_bar
 
     with progress_bar() as progress:
         found = ensure(progress)

@@ -69,17 +69,18 @@ class Cluster:
         if not sys.platform.startswith("linux"):
             raise SetupFailed(f"the embedded cluster needs Linux, but this is {sys.platform}")
         binaries.ensure(progress)
-        if not self._supervised():
-            self._clean()
-            private_folder(self.layout.state)
-            private_folder(self.layout.root)
-            for folder in (self.layout.logs, self.layout.pods):
-                private_folder(folder)
-            pki.ensure_pki(self.layout)
-            write_json(self.layout.options, {"fake_gpus": fake_gpus})
-            self._wait(progress, self._spawn())
-        else:
-            self._wait(progress)
+        for folder in ("state", "root", "logs", "pods"):
+            private_folder(getattr(self.layout, folder))
+        with (self.layout.root / "up.lock").open("w") as lock:
+            # Of several that start the same cluster at once, one does, and the others adopt it.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            supervisor = None
+            if not self._supervised():
+                self._clean()
+                pki.ensure_pki(self.layout)
+                write_json(self.layout.options, {"fake_gpus": fake_gpus})
+                supervisor = self._spawn()
+            self._wait(progress, supervisor)
         return self
 
     def down(self, progress: Progress = no_progress, *, purge: bool = False) -> None:
@@ -246,9 +247,7 @@ class Cluster:
                 env=_daemon_environment(),
             )
 
-    def _wait(
-        self, progress: Progress, supervisor: subprocess.Popen[bytes] | None = None
-    ) -> None:
+    def _wait(self, progress: Progress, supervisor: subprocess.Popen[bytes] | None = None) -> None:
         """Until etcd, the API server, the node and the default account are there, in this order."""
         account = "/api/v1/namespaces/default/serviceaccounts/default"
         since = datetime.now(UTC) if supervisor else datetime.min.replace(tzinfo=UTC)

@@ -2,51 +2,39 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from trimwheel_api.errors import InvalidInput, SetupFailed, Unavailable
+from trimwheel_console import NEGATIVE, UNREACHABLE, emit, output_option
 from trimwheel_local.cluster import Cluster
-from trimwheel_local.console import progress_bar
-from trimwheel_local.layout import default_state
 from trimwheel_local.names import DEFAULT_FAKE_GPUS, MAX_INDEX
-
-NEGATIVE, USAGE, UNREACHABLE = 1, 2, 3
+from trimwheel_local.progress import progress_bar
 
 
 def _place(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that say which cluster is meant, and how to print."""
-    options = [
-        click.option(
-            "--state",
-            type=click.Path(path_type=Path, file_okay=False),
-            help="Folder for all state; default: .trimwheel in the repository.",
-        ),
-        click.option(
-            "--index",
-            type=click.IntRange(0, MAX_INDEX),
-            default=0,
-            show_default=True,
-            help="Clusters of different index run side by side: own ports, own addresses.",
-        ),
-        click.option(
-            "-o",
-            "--output",
-            type=click.Choice(["text", "json"]),
-            default="text",
-            help="json prints one object on stdout; progress goes to stderr either way.",
-        ),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+    """The options that say which cluster is meant."""
+    index = click.option(
+        "--index",
+        type=click.IntRange(0, MAX_INDEX),
+        default=0,
+        show_default=True,
+        envvar="TRIMWHEEL_INDEX",
+        help="Clusters of different index run side by side: own ports, own addresses.",
+    )
+    state = click.option(
+        "--state",
+        type=click.Path(path_type=Path, file_okay=False),
+        envvar="TRIMWHEEL_STATE",
+        help="Folder for all state; default: .trimwheel in the repository.",
+    )
+    return state(index(output_option(command)))
 
 
-@click.group()
+@click.group(short_help="Start, stop and inspect the embedded Kubernetes.")
 def cluster() -> None:
     """Run a real Kubernetes control plane on this machine, without root or Docker.
 
@@ -80,12 +68,10 @@ def up(state: Path | None, index: int, output: str, fake_gpus: int) -> None:
     run are taken over.
     """
 
-    def start(one: Cluster) -> dict[str, Any]:
-        with progress_bar() as progress:
-            one.up(progress, fake_gpus=fake_gpus)
-        return one.status()
-
-    _finish(_guarded(state, index, start), output)
+    one = Cluster(state, index)
+    with progress_bar() as progress:
+        one.up(progress, fake_gpus=fake_gpus)
+    _finish(one.status(), output)
 
 
 @cluster.command()
@@ -94,43 +80,24 @@ def up(state: Path | None, index: int, output: str, fake_gpus: int) -> None:
 def down(state: Path | None, index: int, output: str, purge: bool) -> None:
     """Stop pods and control plane; objects are kept for the next `up` unless --purge."""
 
-    def stop(one: Cluster) -> dict[str, Any]:
-        with progress_bar() as progress:
-            one.down(progress, purge=purge)
-        return {**one.status(), "stopped": True}
-
-    _finish(_guarded(state, index, stop), output)
+    one = Cluster(state, index)
+    with progress_bar() as progress:
+        one.down(progress, purge=purge)
+    found = one.status()
+    emit(found, output, table=lambda: _text(found))
 
 
 @cluster.command()
 @_place
 def status(state: Path | None, index: int, output: str) -> None:
     """Say what runs. Exit code 0: ready; 1: running, not ready; 3: not running."""
-    _finish(_guarded(state, index, Cluster.status), output)
-
-
-def _guarded(
-    state: Path | None, index: int, action: Callable[[Cluster], dict[str, Any]]
-) -> dict[str, Any]:
-    """Run an action; errors become one line on stderr and the exit code of their kind."""
-    try:
-        return action(Cluster(state or default_state(), index))
-    except InvalidInput as error:
-        code, text = USAGE, str(error)
-    except (Unavailable, SetupFailed) as error:
-        code, text = UNREACHABLE, str(error)
-    click.echo(f"error: {text}", err=True)
-    raise SystemExit(code)
+    _finish(Cluster(state, index).status(), output)
 
 
 def _finish(found: dict[str, Any], output: str) -> None:
-    if output == "json":
-        click.echo(json.dumps(found, indent=2))
-    else:
-        click.echo(_text(found))
-    if found["ready"] or found.get("stopped"):
-        return
-    raise SystemExit(NEGATIVE if found["running"] else UNREACHABLE)
+    emit(found, output, table=lambda: _text(found))
+    if not found["ready"]:
+        sys.exit(NEGATIVE if found["running"] else UNREACHABLE)
 
 
 def _text(found: dict[str, Any]) -> str:

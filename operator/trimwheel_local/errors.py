@@ -1,10 +1,10 @@
 """Exceptions of the embedded Kubernetes, grown from the tree in `trimwheel_api.errors`.
 
-    SetupFailed               a prerequisite of the machine is missing
-    +-- BinaryError           a control-plane binary is missing and could not be built
-    Unavailable
-    +-- NotRunning            the command needs a running cluster, and there is none
-    +-- StartError            a component did not become ready; ends with the tail of its log
+SetupFailed               a prerequisite of the machine is missing
++-- BinaryError           a control-plane binary is missing and could not be built
+Unavailable
++-- NotRunning            the command needs a running cluster, and there is none
++-- StartError            a component did not become ready; ends with the tail of its log
 """
 
 from __future__ import annotations

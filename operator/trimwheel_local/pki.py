@@ -82,7 +82,8 @@ class Authority:
         """A new key pair for `subject`: (certificate PEM, key PEM). Addresses make it a server."""
         key = ec.generate_private_key(ec.SECP256R1())
         issuer = x509.load_pem_x509_certificate(self.certificate).subject
-        use = ExtendedKeyUsageOID.SERVER_AUTH if subject.addresses else ExtendedKeyUsageOID.CLIENT_AUTH
+        usages = ExtendedKeyUsageOID
+        use = usages.SERVER_AUTH if subject.addresses else usages.CLIENT_AUTH
         builder = (
             _builder(subject.name, issuer, key.public_key(), LEAF_LIFE)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)

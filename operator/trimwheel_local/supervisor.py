@@ -160,11 +160,8 @@ class Supervisor:
             self.written = record
 
 
-def _prctl() -> Callable[[int, int], int]:
-    return ctypes.CDLL(None, use_errno=True).prctl  # type: ignore[no-any-return]
-
-
-_PRCTL = _prctl()
+# Looked up before the fork: nothing may be loaded between fork and exec.
+_PRCTL: Callable[[int, int], int] = ctypes.CDLL(None).prctl
 
 
 def _die_with_parent() -> None:

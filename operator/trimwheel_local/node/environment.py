@@ -18,9 +18,7 @@ Object = dict[str, Any]
 
 VARIABLE = re.compile(r"\$(\$|\(([-._a-zA-Z][-._a-zA-Z0-9]*)\))")
 LABEL = r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?"
-SERVICE = re.compile(
-    rf"(?<![\w.-])({LABEL})\.({LABEL})\.svc(?:\.cluster\.local)?\.?(?![\w-]|\.\w)"
-)
+SERVICE = re.compile(rf"(?<![\w.-])({LABEL})\.({LABEL})\.svc(?:\.cluster\.local)?\.?(?![\w-]|\.\w)")
 SUFFIXES = {"k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 SUFFIXES |= {"Ti": 2**40, "m": 1e-3, "u": 1e-6, "n": 1e-9, "": 1}
 

@@ -103,7 +103,7 @@ def _attempt(request: web.Request) -> runtime.Attempt:
         raise web.HTTPNotFound(text=f"container {info['container']} of {info['pod']} not found\n")
     kept = runtime.attempts(loop.folder)
     if request.query.get("previous") in ("true", "1"):
-        if len(kept) < 2:  # noqa: PLR2004 - the current run and one before it
+        if len(kept) < 2:
             text = f"previous terminated container {info['container']!r} not found\n"
             raise web.HTTPBadRequest(text=text)
         return kept[-2]

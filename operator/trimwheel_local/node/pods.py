@@ -13,6 +13,7 @@ import base64
 import logging
 import sys
 from collections.abc import Iterable
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -318,7 +319,7 @@ class Pods:
         else:
             worker = PodWorker(self.context, pod)
             self.workers[worker.uid] = worker
-            worker.task.add_done_callback(lambda _, w=worker: self._done(w))
+            worker.task.add_done_callback(partial(self._done, worker))
         self.context.services.pod_changed(pod)
 
     def _remove(self, uid: str) -> None:
@@ -326,7 +327,7 @@ class Pods:
             worker.removed()
             self.context.services.pod_removed(worker.pod)
 
-    def _done(self, worker: PodWorker) -> None:
+    def _done(self, worker: PodWorker, _: asyncio.Task[None]) -> None:
         self.workers.pop(worker.uid, None)
         self.context.services.pod_removed(worker.pod)
 

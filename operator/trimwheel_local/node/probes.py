@@ -105,7 +105,7 @@ async def _http(action: Object, container: Object, address: str) -> str:
             aiohttp.ClientSession() as session,
             session.get(url, headers=headers, ssl=False) as response,
         ):
-            if response.status < 400:  # noqa: PLR2004 - the kubelet's rule: 200 to 399
+            if response.status < 400:
                 return ""
             return f"HTTP probe of {url} failed with status code {response.status}"
     except (aiohttp.ClientError, OSError) as error:

@@ -82,7 +82,7 @@ class Attempt:
     @property
     def launch(self) -> Launch:
         """What was started; exec probes run in the same surroundings."""
-        spec = read_json(self.folder / "spec.json")
+        spec = json.loads((self.folder / "spec.json").read_bytes())
         return Launch(spec["command"], spec["environment"], Path(spec["folder"]))
 
     def running(self) -> bool:
@@ -173,11 +173,11 @@ def _spawn(attempt: Attempt) -> dict[str, str]:
 async def _ended(pid: int) -> None:
     """Until the process is gone; works for processes that are not our children."""
     loop = asyncio.get_running_loop()
-    over = loop.create_future()
+    over = asyncio.Event()
     handle = os.pidfd_open(pid)
-    loop.add_reader(handle, lambda: over.done() or over.set_result(None))
+    loop.add_reader(handle, over.set)
     try:
-        await over
+        await over.wait()
     finally:
         loop.remove_reader(handle)
         os.close(handle)

@@ -39,7 +39,7 @@ class Log:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.file = open(path, "ab", buffering=0)  # noqa: SIM115 - lives as long as the shim
+        self.file = open(path, "ab", buffering=0)
         self.size = self.file.tell()
         self.rest: dict[str, bytes] = {"stdout": b"", "stderr": b""}
 
@@ -69,7 +69,7 @@ class Log:
         if self.size and self.size + len(data) > LOG_LIMIT:
             self.file.close()
             os.replace(self.path, self.path + ".1")
-            self.file = open(self.path, "ab", buffering=0)  # noqa: SIM115
+            self.file = open(self.path, "ab", buffering=0)
             self.size = 0
         self.file.write(data)
         self.size += len(data)
@@ -124,7 +124,7 @@ def _exec(spec: dict[str, Any], pipes: dict[str, tuple[int, int]], failure: int)
         os.dup2(pipes["stderr"][1], 2)
         os.chdir(spec["folder"])
         os.execvpe(spec["command"][0], spec["command"], spec["environment"])
-    except BaseException as error:  # noqa: BLE001 - the parent reports it; nothing else may run
+    except BaseException as error:
         os.write(failure, f"{spec['command'][0]}: {error}".encode())
     finally:
         os._exit(COMMAND_NOT_FOUND)

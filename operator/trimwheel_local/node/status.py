@@ -83,9 +83,7 @@ def pod_status(
         "observedGeneration": pod["metadata"].get("generation", 0),
         "conditions": [_dated(one, before.get(one["type"]), now) for one in conditions],
         "initContainerStatuses": [one.describe() for one in init],
-        "containerStatuses": [
-            {**one.describe(), "ready": one.ready and not ended} for one in main
-        ],
+        "containerStatuses": [{**one.describe(), "ready": one.ready and not ended} for one in main],
     }
 
 
@@ -137,9 +135,8 @@ def _conditions(
 
 
 def _closed_gates(pod: Object) -> list[str]:
-    open_ = {
-        one["type"] for one in pod.get("status", {}).get("conditions", []) if one["status"] == "True"
-    }
+    conditions = pod.get("status", {}).get("conditions", [])
+    open_ = {one["type"] for one in conditions if one["status"] == "True"}
     gates = [gate["conditionType"] for gate in pod["spec"].get("readinessGates", [])]
     return [gate for gate in gates if gate not in open_]
 
