@@ -63,6 +63,10 @@ class Window:
     layers: int = 0
     milliseconds: list[float] = field(default_factory=list)
 
+    def line(self) -> str:
+        """The window as a line of JSON (`asdict` would take a Counter apart wrongly)."""
+        return json.dumps({name: getattr(self, name) for name in self.__slots__}) + "\n"
+
 
 class Folder:
     """The generator's files, seen from either side."""
@@ -196,7 +200,10 @@ class Generator:
         timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as client:
             housekeeping = asyncio.create_task(self._housekeeping())
+            housekeeping.add_done_callback(lambda _: self.stopping.set())
             await self._send_on_schedule(client)
+            if housekeeping.done():
+                housekeeping.result()  # it never ends by itself: this raises what ended it
             housekeeping.cancel()
 
     async def _send_on_schedule(self, client: aiohttp.ClientSession) -> None:
@@ -254,7 +261,7 @@ class Generator:
             if time.time() - self.window.start >= 1.0:
                 finished, self.window = self.window, Window(time.time(), self.control.mix)
                 with self.folder.windows.open("a") as out:
-                    out.write(json.dumps(asdict(finished)) + "\n")
+                    out.write(finished.line())
 
 
 def main() -> None:

@@ -1,0 +1,83 @@
+"""The set-up script: runs on a bare Python, checks everything at once, resumes."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trimwheel_demo import bootstrap
+
+
+def test_it_imports_nothing_but_the_standard_library_at_the_top() -> None:
+    tree = ast.parse(Path(bootstrap.__file__).read_text())
+    roots = {
+        name.name.split(".")[0]
+        for node in tree.body
+        if isinstance(node, ast.Import)
+        for name in node.names
+    } | {
+        (node.module or "").split(".")[0] for node in tree.body if isinstance(node, ast.ImportFrom)
+    }
+    assert roots <= set(sys.stdlib_module_names)
+
+
+def test_it_finds_binaries_without_any_installed_package() -> None:
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import trimwheel_demo.bootstrap as b; "
+        "print(b._missing_binaries())"
+    )
+    folder = str(Path(bootstrap.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", script, folder], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("[")
+
+
+def test_all_failures_come_at_once_each_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bootstrap, "NEEDED_MEMORY", 10**18)
+    monkeypatch.setattr(bootstrap, "NEEDED_DISK", {"binaries": 10**18})
+    monkeypatch.setattr(bootstrap, "is_cached", lambda name: False)
+    monkeypatch.setattr(bootstrap.shutil, "which", lambda name: None)
+    found = bootstrap.problems(["binaries"])
+    assert len(found) == 3
+    assert any("go is not on PATH" in text and "KUBEBUILDER_ASSETS" in text for text in found)
+    assert any("TRIMWHEEL_CACHE" in text for text in found)
+
+
+@pytest.mark.parametrize(
+    ("says", "fine"),
+    [
+        ("go version go1.19.8 linux/amd64", False),
+        ("go version go1.21.0 linux/amd64", True),
+        ("go version go1.26.8 linux/amd64", True),
+    ],
+)
+def test_debian_12s_own_go_is_too_old(
+    says: str, fine: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    go.write_text(f"#!/bin/sh\necho '{says}'\n")
+    go.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.delenv("GOTOOLCHAIN", raising=False)
+    assert (bootstrap._go_problem() == "") is fine
+
+
+def test_a_failed_step_says_which_command_and_shows_the_end_of_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bootstrap, "LOGS", tmp_path)
+
+    def run(step: bootstrap.Step) -> None:
+        bootstrap._call(step, [sys.executable, "-c", "print('the reason'); exit(3)"], "trying")
+
+    monkeypatch.setattr(bootstrap, "is_cached", lambda name: False)
+    step = bootstrap.Step("python", run)
+    with pytest.raises(bootstrap.StepFailed, match="the reason"):
+        bootstrap.run_steps([step])
+    assert step.state == "failed"

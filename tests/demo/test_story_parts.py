@@ -1,0 +1,87 @@
+"""The story's pure parts: settings, the control's twin, the report's evidence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trimwheel_api.decide import decide
+from trimwheel_api.policy import parse_policy
+from trimwheel_demo.report import Report, metric_evidence
+from trimwheel_demo.settings import Options, model_manifest, non_default, validated
+from trimwheel_demo.stages.control import same_behaviour
+from trimwheel_demo.stages.following import StepLog
+from trimwheel_demo.stages.harm import harmful_document
+
+DIGEST = "sha256:" + "0" * 64
+thresholds = st.lists(st.integers(0, 1010).map(lambda n: f"{n / 1000:.3f}"), min_size=2, max_size=6)
+scores = st.lists(st.integers(0, 1000).map(lambda n: n / 1000), min_size=6, max_size=6)
+
+
+def test_the_applied_model_is_valid_and_its_settings_are_listed() -> None:
+    manifest = model_manifest("models:/m/1", DIGEST)
+    model = validated(manifest)
+    listed = {row["field"]: row["demo"] for row in non_default(manifest)}
+    assert model.spec.replicas == 2
+    assert listed["spec.audits.rate"] == "0.5"
+    assert listed["spec.rollout.passMargin"] == "2"
+    assert not any(field.startswith("spec.model") for field in listed)
+    assert "spec.objectives.confidence" not in listed
+
+
+@given(thresholds, scores)
+def test_the_control_has_another_digest_and_decides_the_same(
+    given_thresholds: list[str], given_scores: list[float]
+) -> None:
+    document = {"exit": {"enabled": True, "thresholds": given_thresholds}}
+    twin = same_behaviour(document)
+    ours, theirs = parse_policy(document), parse_policy(twin)
+    assert ours.digest != theirs.digest
+    exits = len(given_thresholds)
+    # Scores on the grid of thresholds are the worst case: the twin moves by less than the grid.
+    lifted = [score + 0.0005 for score in given_scores[:exits]]
+    assert decide(lifted, ours.thresholds(exits)) == decide(lifted, theirs.thresholds(exits))
+
+
+def test_the_harmful_policy_answers_at_the_first_exit() -> None:
+    policy = parse_policy(harmful_document(5), exits=5)
+    assert decide([0.0] * 5, policy.thresholds(5)) == 0
+
+
+def test_options_come_from_the_environment() -> None:
+    options = Options.from_environment({"SEED": "3", "DETACH": "1", "BAD_POLICY": "bad.json"})
+    assert (options.seed, options.detach, options.bad_policy) == (3, True, Path("bad.json"))
+    assert Options.from_environment({}) == Options()
+
+
+def test_a_failed_stage_is_in_the_report_with_its_time(tmp_path: Path) -> None:
+    report = Report(tmp_path / "deep" / "report.json", 0, tmp_path)
+    with pytest.raises(ValueError, match="broke"), report.stage("drift") as found:
+        found.append(metric_evidence("up"))
+        raise ValueError("broke")
+    report.write()
+    written = json.loads(report.path.read_text())
+    assert written["schema"] == "trimwheel.demo/v1"
+    assert written["stages"][0]["ok"] is False
+    assert "query=up" in written["stages"][0]["evidence"][0]["check"]
+
+
+def test_the_step_log_keeps_one_row_for_each_step() -> None:
+    log = StepLog()
+
+    def item(step: int, weight: int, verdict: str) -> dict[str, object]:
+        return {"status": {"step": step, "weightBasisPoints": weight, "verdict": verdict,
+                           "stepStartedAt": "t", "guards": [{"samples": 7}]}}  # fmt: skip
+
+    assert log.look(item(0, 0, "NotEnoughEvidence"), 0.0)
+    assert not log.look(item(0, 0, "Pass"), 4.0)
+    assert log.look(item(1, 1000, "Pass"), 5.0)
+    assert not log.look(item(1, 0, "Pass"), 9.0)
+    assert log.report() == [
+        {"weight": 0, "verdict": "Pass", "samples": 7, "seconds": 4.0},
+        {"weight": 1000, "verdict": "Pass", "samples": 7, "seconds": 4.0},
+    ]
