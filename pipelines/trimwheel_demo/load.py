@@ -176,10 +176,10 @@ def sessions(rng: random.Random) -> Iterator[str]:
 class Generator:
     """The process: a schedule, a client, and a window that is written every second."""
 
-    def __init__(self, folder: Folder) -> None:
+    def __init__(self, folder: Folder, pools: corpus.Corpus | None = None) -> None:
         self.folder = folder
         self.control = folder.read_control()
-        self.pools = corpus.build(self.control.seed)
+        self.pools = pools or corpus.build(self.control.seed)
         self.rng = random.Random(f"load/{self.control.seed}")
         self.keys = sessions(self.rng)
         self.texts = self._texts()

@@ -13,6 +13,10 @@ import pytest
 from aiohttp import web
 
 from trimwheel_demo import load
+from trimwheel_demo.corpus import Corpus, Snippet
+
+_SNIPPETS = (Snippet("import os\nimport re", "a"), Snippet("x = 1\ny = 2", "b"))
+POOLS = Corpus(("a", "b"), {"heldout": _SNIPPETS, "comments": _SNIPPETS})
 
 
 @pytest.fixture
@@ -48,7 +52,7 @@ async def test_it_sends_at_the_rate_and_counts_what_came_back(
     endpoint, seen = server
     folder = load.Folder(tmp_path)
     folder.write_control(load.Control(endpoint, "m", rate=50))
-    generator = load.Generator(folder)
+    generator = load.Generator(folder, POOLS)
     running = asyncio.create_task(generator.run())
     await asyncio.sleep(2.6)
     generator.stopping.set()
@@ -69,7 +73,7 @@ async def test_a_changed_control_file_changes_a_running_load(
     endpoint, _ = server
     folder = load.Folder(tmp_path)
     folder.write_control(load.Control(endpoint, "m", rate=20))
-    generator = load.Generator(folder)
+    generator = load.Generator(folder, POOLS)
     running = asyncio.create_task(generator.run())
     await asyncio.sleep(0.5)
     folder.write_control(load.Control(endpoint, "m", rate=20, mix="drifted"))
@@ -79,6 +83,7 @@ async def test_a_changed_control_file_changes_a_running_load(
     await running
 
 
+@pytest.mark.slow
 def test_a_server_that_is_away_is_counted_not_raised(tmp_path: Path) -> None:
     folder = load.Folder(tmp_path)
     control = load.Control("http://127.0.0.1:9", "m", rate=20)
