@@ -112,7 +112,7 @@ ALERTS: tuple[Alert, ...] = (
     Alert(
         "TrimwheelDriftHarmful", "critical", f"max by ({_OWN}) ({DRIFT_EVIDENCE.name}) >= 1", "0m",
         f"Audits show that {_OF_OPERATOR} breaks its promise.",
-        "The certificate is revoked and a TuningRun starts; onHarm says whether full depth is served.",
+        "The certificate is revoked and a TuningRun starts; onHarm says what is served meanwhile.",
     ),
     Alert(
         "TrimwheelDegraded", "warning", f"max by ({_OWN}) ({DEGRADED.name}) == 1", "30m",

@@ -60,7 +60,7 @@ def _now(board: Dashboard) -> Dashboard:
     errors = share(rate(REQUESTS, code=SERVER_ERRORS), requests)
     compute = f"{rate(LAYERS_RUN)} / ({rate(LAYERS_FULL)} > 0)"
     disagreement = share(rate(AUDITS, arm=ARM_STABLE, agree="false"), rate(AUDITS, arm=ARM_STABLE))
-    degraded = {0: ("adaptive", GREEN), 1: ("full depth", YELLOW)}
+    degraded = {0: ("as intended", GREEN), 1: ("full depth", YELLOW)}
     return (
         board.with_panel(number("Requests", "reqps", "Answered requests a second.", requests))
         .with_panel(
