@@ -9,8 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import BaseModel
+from pydantic.json_schema import GenerateJsonSchema, NoDefault
+from pydantic_core.core_schema import WithDefaultSchema
+
 from trimwheel_api import names
-from trimwheel_api.kinds import KINDS, Kind
+from trimwheel_api.kinds import KINDS, Kind, dump
 
 _DROPPED = {"title", "needs", "scope", "discriminator"}
 _PASSED = {
@@ -72,6 +76,22 @@ _PRINTER: dict[str, tuple[Column, ...]] = {
 _AGE: Column = ("Age", "date", ".metadata.creationTimestamp", 0)
 
 
+class _WithFactories(GenerateJsonSchema):
+    """Takes defaults from factories as well, so that `kubectl get` shows what is in force.
+
+    A section of a spec defaults to `{}`, and the API server then fills its fields one by one.
+    What is empty without a default (lists, maps, sections of optional fields) stays unset.
+    """
+
+    def get_default_value(self, schema: WithDefaultSchema) -> Any:
+        if "default_factory" not in schema:
+            return super().get_default_value(schema)
+        value = schema["default_factory"]()  # type: ignore[call-arg]
+        if isinstance(value, BaseModel):
+            return {} if dump(value) else NoDefault
+        return [dump(one) if isinstance(one, BaseModel) else one for one in value] or NoDefault
+
+
 def manifests() -> list[dict[str, Any]]:
     """All CRDs, in the order of the table of kinds."""
     return [_manifest(kind) for kind in KINDS]
@@ -125,12 +145,12 @@ def _column(column: Column) -> dict[str, Any]:
 
 
 def _object_schema(kind: Kind) -> dict[str, Any]:
-    schema = kind.model.model_json_schema(by_alias=True)
+    schema = kind.model.model_json_schema(by_alias=True, schema_generator=_WithFactories)
     defs = schema.get("$defs", {})
     properties = schema["properties"]
     kept: dict[str, Any] = {
-        "apiVersion": {"type": "string"},
-        "kind": {"type": "string"},
+        "apiVersion": {"type": "string", "description": f"{names.API_VERSION}."},
+        "kind": {"type": "string", "description": f"{kind.name}."},
         "metadata": {"type": "object"},
         "spec": structural(properties["spec"], defs, f"{kind.name}.spec"),
     }

@@ -1,7 +1,7 @@
-"""Writes the CustomResourceDefinitions into the chart: `python -m trimwheel_api.generate [--check]`.
+"""Writes the CRDs into the chart: `python -m trimwheel_api.generate [--check]`.
 
-Called by `make generate`, and with `--check` by the tests: it then writes nothing and exits 1 when a
-file is not what the kinds say. Needs PyYAML, which the contract itself does not import; it is
+Called by `make generate`, and with `--check` by the tests: it then writes nothing, and exits 1 when
+a file is not what the kinds say. Needs PyYAML, which the contract itself does not import; it is
 imported here alone. What a CRD contains is decided in `trimwheel_api.crd`.
 """
 
@@ -18,7 +18,7 @@ import yaml
 from trimwheel_api import crd
 
 CRD_FOLDER = Path("charts/trimwheel/templates/crds")
-_HEADER = "# Generated from trimwheel_api.kinds by `make generate`; edit the kinds, not this file.\n"
+_HEADER = "# Generated from trimwheel_api.kinds by `make generate`: edit the kinds.\n"
 _ESCAPED_OPEN = '{{ "{{" }}'
 
 
@@ -71,7 +71,7 @@ def _render(manifest: dict[str, Any]) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """0 when the files are current (or were written), 1 with `--check` when they are not."""
     parser = argparse.ArgumentParser(prog="python -m trimwheel_api.generate", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 on a difference")
+    parser.add_argument("--check", action="store_true", help="write nothing, only compare")
     root = Path(__file__).resolve().parents[2]
     parser.add_argument("--folder", type=Path, default=root / CRD_FOLDER, help="where the CRDs are")
     options = parser.parse_args(arguments)

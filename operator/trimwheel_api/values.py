@@ -10,13 +10,16 @@ import re
 from decimal import Decimal
 from typing import Annotated
 
-from pydantic import StringConstraints
+from pydantic import BeforeValidator, StringConstraints, WithJsonSchema
 
 FRACTION_PATTERN = r"^(0(\.[0-9]{1,9})?|1(\.0{1,9})?)$"
 THRESHOLD_PATTERN = r"^[01](\.[0-9]{1,9})?$"
 DURATION_PATTERN = r"^([0-9]{1,9}(ms|s|m|h|d)){1,4}$"
 PERCENT_PATTERN = r"^(100(\.0{1,2})?|[0-9]{1,2}(\.[0-9]{1,2})?)%$"
 QUANTITY_PATTERN = r"^[0-9]{1,15}(\.[0-9]{1,9})?$"
+KUBERNETES_QUANTITY_PATTERN = (
+    r"^\+?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$"
+)
 DIGEST_PATTERN = r"^sha256:[0-9a-f]{64}$"
 NAME_PATTERN = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"
 
@@ -34,6 +37,20 @@ Digest = Annotated[str, StringConstraints(pattern=DIGEST_PATTERN, max_length=71)
 """`sha256:` and 64 hex characters."""
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN, max_length=253)]
 """The name of an object in the same namespace."""
+
+Quantity = Annotated[
+    str,
+    BeforeValidator(lambda value: str(value) if isinstance(value, int) else value),
+    StringConstraints(pattern=KUBERNETES_QUANTITY_PATTERN, max_length=64),
+    WithJsonSchema(
+        {
+            "x-kubernetes-int-or-string": True,
+            "pattern": KUBERNETES_QUANTITY_PATTERN,
+            "maxLength": 64,
+        }
+    ),
+]
+"""An amount of a resource as in a Pod: 1, "500m" or "2Gi"; a plain number becomes its string."""
 
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _PART = re.compile(r"([0-9]+)(ms|s|m|h|d)")

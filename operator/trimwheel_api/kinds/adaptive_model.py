@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field
 
 from trimwheel_api.kinds.common import ConditionedStatus, Resource, Spec, Status, to_key
-from trimwheel_api.values import Digest, Duration, Fraction, Percent, PositiveNumber
+from trimwheel_api.values import Digest, Duration, Fraction, Percent, PositiveNumber, Quantity
 
 
 class ModelSource(Spec):
@@ -29,9 +29,9 @@ class ModelSource(Spec):
 class Resources(Spec):
     """Requests and limits of a worker container, as in a Pod."""
 
-    requests: dict[str, str] = Field(default_factory=dict, description="Resources asked for.")
-    limits: dict[str, str] = Field(
-        default_factory=dict, description='Limits, such as nvidia.com/gpu: "1".'
+    requests: dict[str, Quantity] = Field(default_factory=dict, description="Resources asked for.")
+    limits: dict[str, Quantity] = Field(
+        default_factory=dict, description="Limits, such as nvidia.com/gpu: 1."
     )
 
 
@@ -154,9 +154,7 @@ class Step(Spec):
         },
     )
     weight: Percent = Field(description='Share of cohorts on the candidate; "0%" is a shadow.')
-    min_requests: int = Field(
-        default=0, description="Candidate requests this step must see.", ge=0
-    )
+    min_requests: int = Field(default=0, description="Candidate requests this step must see.", ge=0)
     hold: Duration = Field(default="10m", description="Shortest time on this step.")
     max_duration: Duration = Field(
         default="6h", description="Longest time without evidence before the rollout pauses."
@@ -267,11 +265,11 @@ class DriftState(Status):
 class FormerStable(Status):
     """A policy that was stable once: what a Rollback may name."""
 
-    digest: str
-    policy: str = ""
-    since: str = ""
-    until: str = ""
-    revoked_at: str = ""
+    digest: str = Field(description="Policy digest.")
+    policy: str = Field(default="", description="AdaptivePolicy, empty for dense.")
+    since: str = Field(default="", description="When it became stable.")
+    until: str = Field(default="", description="When another took its place.")
+    revoked_at: str = Field(default="", description="When harm revoked its certificate.")
 
 
 class AdaptiveModelStatus(ConditionedStatus):
@@ -303,5 +301,3 @@ class AdaptiveModel(Resource[AdaptiveModelSpec, AdaptiveModelStatus]):
 
     kind: str = "AdaptiveModel"
     status: AdaptiveModelStatus = Field(default_factory=AdaptiveModelStatus)
-
-

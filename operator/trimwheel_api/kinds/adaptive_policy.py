@@ -82,8 +82,8 @@ class AdaptivePolicySpec(Spec):
 class ActiveIn(Status):
     """One place where the policy serves."""
 
-    model: str
-    arm: str
+    model: str = Field(description="AdaptiveModel.")
+    arm: str = Field(description="stable or candidate.")
 
 
 class AdaptivePolicyStatus(ConditionedStatus):

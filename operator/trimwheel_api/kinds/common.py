@@ -38,9 +38,18 @@ class Status(BaseModel):
 class Condition(Status):
     """`metav1.Condition`, to the letter."""
 
-    type: str = Field(description="CamelCase name of what is asserted.", max_length=316)
+    type: str = Field(
+        description="CamelCase name of what is asserted.",
+        max_length=316,
+        pattern=r"^([a-z0-9.-]+/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$",
+    )
     status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
-    reason: str = Field(description="CamelCase reason of the last transition.", max_length=1024)
+    reason: str = Field(
+        description="CamelCase reason of the last transition.",
+        min_length=1,
+        max_length=1024,
+        pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$",
+    )
     message: str = Field(default="", description="A sentence for a person.", max_length=32768)
     last_transition_time: str = Field(
         description="When the status last flipped.", json_schema_extra={"format": "date-time"}

@@ -27,9 +27,7 @@ class AssignedPolicy(Spec):
     """A policy by digest, with its canonical document."""
 
     digest: Digest = Field(description="Workers recompute it and refuse another document.")
-    document: str = Field(
-        default="{}", description="RFC 8785 JSON.", max_length=MAX_DOCUMENT_BYTES
-    )
+    document: str = Field(default="{}", description="RFC 8785 JSON.", max_length=MAX_DOCUMENT_BYTES)
 
 
 class PolicyAssignmentSpec(Spec):

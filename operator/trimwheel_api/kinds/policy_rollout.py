@@ -94,46 +94,48 @@ class EffectiveRules(Status):
     """The rules of this attempt, frozen at its start."""
 
     rollout: RolloutSpec = Field(description="Steps, approval, levels.")
-    max_disagreement: Fraction
-    error_budget: Fraction
-    latency_slo: str
-    latency_budget: Fraction
-    capacity_target: Fraction
+    max_disagreement: Fraction = Field(description="Of the model's objectives.")
+    error_budget: Fraction = Field(description="Of the model's objectives.")
+    latency_slo: str = Field(description="Of the model's objectives, a duration.")
+    latency_budget: Fraction = Field(description="Of the model's objectives.")
+    capacity_target: Fraction = Field(description="Of the model's objectives.")
     stable_digest: str = Field(description="What is compared against, and returned to.")
-    stable_policy: str = ""
+    stable_policy: str = Field(default="", description="AdaptivePolicy of it, empty for dense.")
     salt: str = Field(description="Keys the cohorts of this attempt.")
     certified: bool = Field(description="Whether the candidate's certificate was valid.")
-    model_digest: str = ""
+    model_digest: str = Field(default="", description="Model artifact that is served.")
     started_at: str = Field(description="When evidence began to count.")
 
 
 class GuardStatus(Status):
     """One guard's verdict with its numbers."""
 
-    name: str
-    verdict: Literal["Pass", "Fail", "NotEnoughEvidence"]
+    name: str = Field(description="disagreement, errors, latency, capacity or parity.")
+    verdict: Literal["Pass", "Fail", "NotEnoughEvidence"] = Field(
+        description="What the evidence says; no data is never Pass."
+    )
     value: str = Field(default="", description="Estimate, a decimal string.")
     bound: str = Field(default="", description="Promise, a decimal string.")
     samples: int = Field(default=0, description="Trials behind it.")
-    message: str = ""
+    message: str = Field(default="", description="A sentence for a person.")
 
 
 class Decision(Status):
     """One decision of the operator, copied to the ledger by (uid, seq)."""
 
-    seq: int
-    time: str
+    seq: int = Field(description="Counts decisions of this rollout from 1.", ge=0)
+    time: str = Field(description="When it was decided (RFC 3339).")
     action: str = Field(description="Start, Advance, Await, Promote, RollBack, Pause, ...")
-    reason: str
-    message: str = ""
-    weight_basis_points: int = 0
+    reason: str = Field(description="CamelCase reason.")
+    message: str = Field(default="", description="A sentence for a person.")
+    weight_basis_points: int = Field(default=0, description="Weight after it, 0-10000.")
     actor: str = Field(default="", description="User, where a person decided.")
 
 
 class Actuation(Status):
     """How long a decision took to reach the last worker."""
 
-    epoch: int = 0
+    epoch: int = Field(default=0, description="Of the assignment that carries the decision.")
     decided_at: str = Field(default="", description="When the assignment was written.")
     last_worker_at: str = Field(default="", description="Last acknowledgement.")
     milliseconds: int | None = Field(default=None, description="Between the two.")
@@ -150,16 +152,24 @@ class PolicyRolloutStatus(ConditionedStatus):
         description="Queued, Progressing, AwaitingApproval, Promoted, RollingBack, RolledBack or "
         "Stalled: the conditions in one word.",
     )
-    effective: EffectiveRules | None = None
+    effective: EffectiveRules | None = Field(
+        default=None, description="The rules of this attempt, frozen at its start."
+    )
     weight_basis_points: int = Field(default=0, description="Share of cohorts, 0-10000.")
     step: int = Field(default=0, description="Index of the current step.")
     step_started_at: str = Field(default="", description="When the step began.")
     verdict: Literal["Pass", "Fail", "NotEnoughEvidence"] = Field(
         default="NotEnoughEvidence", description="Over all guards."
     )
-    guards: list[GuardStatus] = Field(default_factory=list, max_length=16)
-    decisions: list[Decision] = Field(default_factory=list, max_length=64)
-    actuation: Actuation | None = None
+    guards: list[GuardStatus] = Field(
+        default_factory=list, description="Each guard's verdict with its numbers.", max_length=16
+    )
+    decisions: list[Decision] = Field(
+        default_factory=list, description="What was decided, oldest first.", max_length=64
+    )
+    actuation: Actuation | None = Field(
+        default=None, description="How long the last decision took to reach the last worker."
+    )
     finished_at: str = Field(default="", description="When it ended.")
 
 
