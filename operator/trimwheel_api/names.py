@@ -77,6 +77,18 @@ VERB_ROLLBACK = "rollback"
 VERB_WAIVE = "waive"
 VERB_CERTIFY = "certify"
 
+ADMISSION_POLICIES = (
+    "trimwheel-approvers",
+    "trimwheel-approvals",
+    "trimwheel-rollouts",
+    "trimwheel-certificates",
+    "trimwheel-models",
+    "trimwheel-alarms",
+    "trimwheel-operator-only",
+    "trimwheel-worker-leases",
+)
+"""ValidatingAdmissionPolicies of the chart, each with a binding of its name."""
+
 # --- condition types --------------------------------------------------------------------------
 READY = "Ready"
 RECONCILING = "Reconciling"

@@ -108,6 +108,36 @@ class Kube:
         with _translated(self.server):
             self._objects.patch_namespaced_custom_object(*self._where(kind), name, patch, **_WAIT)
 
+    def version(self) -> str:
+        """The API server's version. Raises Unavailable when it does not answer."""
+        with _translated(self.server):
+            return str(client.VersionApi(self.api).get_code(**_WAIT).git_version)
+
+    def read(
+        self, group: str, plural: str, *, namespace: str = "", name: str = "", selector: str = ""
+    ) -> dict[str, Any] | None:
+        """An object or list of a named API group, version v1; None when there is none."""
+        where = (group, "v1", namespace, plural) if namespace else (group, "v1", plural)
+        scope = "namespaced" if namespace else "cluster"
+        verb = f"get_{scope}_custom_object" if name else f"list_{scope}_custom_object"
+        filtered = {"label_selector": selector} if selector and not name else {}
+        try:
+            with _translated(self.server):
+                call = getattr(self._objects, verb)
+                found = call(*where, *([name] if name else []), **filtered, **_WAIT)
+        except (NotFound, SetupFailed):
+            return None
+        return dict(found)
+
+    def pods(self, selector: str) -> list[dict[str, Any]]:
+        """Pods of all namespaces with some labels."""
+        with _translated(self.server):
+            answer = client.CoreV1Api(self.api).list_pod_for_all_namespaces(
+                label_selector=selector, _preload_content=False, **_WAIT
+            )
+            items = json.loads(answer.data)["items"]
+        return list(items)
+
     def whoami(self) -> str:
         """The username under which the API server sees the caller."""
         with _translated(self.server):
