@@ -81,7 +81,7 @@ class Kube:
         except NotFound:
             return None
 
-    def list(self, kind: type[KindT]) -> list[KindT]:
+    def every(self, kind: type[KindT]) -> list[KindT]:
         """All objects of a kind in the namespace, oldest first."""
         with _translated(self.server):
             found = self._objects.list_namespaced_custom_object(*self._where(kind), **_WAIT)

@@ -250,7 +250,7 @@ def _picture(kube: Kube, model: str | None) -> tuple[bool, Any, str]:
     """(ready, JSON value, text) of one model, or of all."""
     now = datetime.now(UTC)
     if model is None:
-        models = kube.list(AdaptiveModel)
+        models = kube.every(AdaptiveModel)
         ready = all(one.status.is_true(names.READY) for one in models)
         return ready, {"items": models}, views.models_table(models, now)
     snapshot = gather(kube, model)
@@ -261,7 +261,7 @@ def _picture(kube: Kube, model: str | None) -> tuple[bool, Any, str]:
 def _rollout(kube: Kube, name: str) -> PolicyRollout:
     found = kube.find(PolicyRollout, name)
     if found is None:
-        known = [one.name for one in kube.list(PolicyRollout)][-5:]
+        known = [one.name for one in kube.every(PolicyRollout)][-5:]
         remedy = f"Newest there: {', '.join(known)}" if known else "There are no rollouts"
         rule = f"must name a PolicyRollout in namespace {kube.namespace}"
         raise NotFound("NAME", rule, name, remedy)

@@ -57,10 +57,10 @@ class Snapshot:
 def gather(kube: Kube, name: str) -> Snapshot:
     """Read a model and what belongs to it. Raises NotFound, Refused or Unavailable."""
     model = kube.get(AdaptiveModel, name)
-    rollouts = tuple(one for one in kube.list(PolicyRollout) if one.spec.model == name)
+    rollouts = tuple(one for one in kube.every(PolicyRollout) if one.spec.model == name)
     known = {one.metadata.uid for one in rollouts}
-    approvals = [one for one in kube.list(PolicyApproval) if one.spec.rollout_uid in known]
-    runs = [one for one in kube.list(TuningRun) if one.spec.model == name]
+    approvals = [one for one in kube.every(PolicyApproval) if one.spec.rollout_uid in known]
+    runs = [one for one in kube.every(TuningRun) if one.spec.model == name]
     try:
         assignment = kube.find(PolicyAssignment, name)
     except Refused:
