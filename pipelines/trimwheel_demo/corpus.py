@@ -24,6 +24,9 @@ import sysconfig
 import tokenize
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 
 CLASSES = (
@@ -98,6 +101,18 @@ class Corpus:
             pool = self.pools[rng.choices(names, weights)[0]]
             yield pool[rng.randrange(len(pool))]
 
+    def labelled(self, pool: str) -> tuple[tuple[str, str], ...]:
+        """(text, label) of a pool's snippets that have a label."""
+        return tuple((s.text, s.label) for s in self.pools[pool] if s.label is not None)
+
+    def digest(self) -> str:
+        """Hex digest of classes, pools and texts: equal corpora train equal models."""
+        whole = sha256("\0".join(self.classes).encode())
+        for name in sorted(self.pools):
+            for snippet in self.pools[name]:
+                whole.update(f"{name}\0{snippet.label}\0{snippet.text}\0".encode())
+        return whole.hexdigest()
+
     def majority_share(self, pool: str) -> float:
         """Share of the commonest label in ``pool``: the accuracy of always answering it."""
         counts: dict[str | None, int] = {}
@@ -127,11 +142,12 @@ def build(seed: int = 0, stdlib: Path | None = None) -> Corpus:
             f"standard library source: found {len(classes)} usable packages under {root}, need 2; "
             "install the python3 source files (Debian: libpython3-stdlib)"
         )
-    comments = _comment_snippets(root, seen)
-    random.Random(f"{seed}/comments").shuffle(comments)
-    frozen = {name: tuple(snippets) for name, snippets in pools.items()}
-    frozen["comments"] = tuple(Snippet(text, None) for text in comments)
-    return Corpus(tuple(classes), frozen)
+    pools["comments"] = [
+        Snippet(text, None) for text in _comment_snippets(root) if text not in seen
+    ]
+    for name, snippets in pools.items():
+        random.Random(f"{seed}/{name}").shuffle(snippets)
+    return Corpus(tuple(classes), {name: tuple(snippets) for name, snippets in pools.items()})
 
 
 def _split_package(folder: Path, rng: random.Random, seen: set[str]) -> dict[str, list[str]]:
@@ -193,16 +209,14 @@ def _pairs(lines: list[str], step: int) -> list[str]:
     return [f"{lines[i]}\n{lines[i + 1]}" for i in range(0, len(lines) - 1, step)]
 
 
-def _comment_snippets(root: Path, seen: set[str]) -> list[str]:
+@lru_cache(maxsize=2)  # tokenising 130,000 lines is most of `build`, and the seed changes nothing
+def _comment_snippets(root: Path) -> tuple[str, ...]:
     """Pairs of consecutive comments from the modules that no class covers."""
     paths = sorted(root.glob("*.py"))
     for package in DRIFT_PACKAGES:
         paths.extend(_python_files(root / package))
-    snippets: dict[str, None] = {}
-    for path in paths:
-        comments = [line for line in _comments(path) if _WORD.search(line)]
-        snippets.update(dict.fromkeys(_pairs(comments, 2)))
-    return [text for text in snippets if text not in seen]
+    pairs = (_pairs([c for c in _comments(path) if _WORD.search(c)], 2) for path in paths)
+    return tuple(dict.fromkeys(chain.from_iterable(pairs)))
 
 
 def _comments(path: Path) -> list[str]:

@@ -33,11 +33,13 @@ class Recipe:
     learning_rate: float = 1.2e-3
     warmup: float = 0.08
     weight_decay: float = 0.05
-    label_smoothing: float = 0.05
+    label_smoothing: float = 0.0
     exit_weights: tuple[float, ...] = (0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
     """Loss weight of each exit and, last, of full depth."""
     balance: float = 0.01
     """Weight of the experts' load-balancing loss."""
+    sharpness: float = 0.05
+    """Weight of the router's entropy: a decided router makes the second expert's part small."""
     lone_expert_share: float = 0.25
     """Share of batches trained with one expert a token, so that one is a usable choice later."""
     second_router_texts: int = 3000

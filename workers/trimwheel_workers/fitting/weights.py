@@ -75,18 +75,20 @@ def _loss(
     recipe: Recipe,
     routing: _RoutingProbe,
 ) -> Tensor:
-    """Weighted cross-entropy of every exit plus the load-balancing term."""
+    """Weighted cross-entropy of every exit plus the router's terms."""
     packed = pack([tokens for tokens, _ in batch])
     labels = torch.tensor([batch[row][1] for row in packed.order])
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits = encoder(packed, signature)
     losses = [F.cross_entropy(x.float(), labels, label_smoothing=recipe.label_smoothing) for x in logits]
     weighted = sum(w * x for w, x in zip(recipe.exit_weights, losses, strict=True))
-    return weighted / sum(recipe.exit_weights) + recipe.balance * routing.imbalance()
+    imbalance, entropy = routing.losses()
+    routed = recipe.balance * imbalance + recipe.sharpness * entropy
+    return weighted / sum(recipe.exit_weights) + routed
 
 
 class _RoutingProbe:
-    """Watches the mixture layer's input to compute the load-balancing loss (Switch Transformer)."""
+    """Watches the mixture layer's input to compute the router's losses."""
 
     def __init__(self, encoder: Encoder) -> None:
         mixture = encoder.layers[encoder.config.moe_layer - 1].mixture
@@ -98,14 +100,15 @@ class _RoutingProbe:
     def _keep(self, module: nn.Module, inputs: tuple[Tensor, object]) -> None:
         self._seen = inputs[0]
 
-    def imbalance(self) -> Tensor:
-        """experts * sum(share of tokens * mean router probability), 1 when even."""
+    def losses(self) -> tuple[Tensor, Tensor]:
+        """Load imbalance (Switch Transformer; 1 when even) and mean entropy of the choice (nats)."""
         assert self._seen is not None, "the mixture layer ran"
         probabilities = torch.softmax(self._mixture.logits(self._seen, 0.0), dim=-1)
         chosen = probabilities.topk(self._top_k, dim=-1).indices
         experts = probabilities.shape[1]
         share = torch.bincount(chosen.flatten(), minlength=experts) / chosen.numel()
-        return experts * (share * probabilities.mean(0)).sum()
+        entropy = torch.special.entr(probabilities).sum(1).mean()
+        return experts * (share * probabilities.mean(0)).sum(), entropy
 
     def remove(self) -> None:
         """Take the hook off."""

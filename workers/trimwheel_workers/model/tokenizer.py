@@ -46,8 +46,12 @@ class Tokenizer:
 
     @classmethod
     def from_json(cls, text: str, max_tokens: int) -> Tokenizer:
-        """Read the library's JSON."""
-        return cls(Library.from_str(text), max_tokens)
+        """Read the library's JSON; raises ValueError where it is not that."""
+        try:
+            library = Library.from_str(text)
+        except Exception as error:  # the library raises no narrower class
+            raise ValueError(f"tokenizer: {error}") from error
+        return cls(library, max_tokens)
 
     def to_json(self) -> str:
         """The library's JSON; equal tokenizers give equal bytes."""

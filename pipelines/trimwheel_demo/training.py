@@ -1,0 +1,164 @@
+"""Train the demo's encoder, once for each seed and recipe, into the cache folder.
+
+    python -m trimwheel_demo.training --seed 0            # train, or say where the cached model is
+    python -m trimwheel_demo.training --seed 0 --is-cached  # exit 0 when it is there, 1 when not
+
+The stage that registers the model calls `ensure`; the set-up runs this module while other things build.
+How to fit is the workers' business (`trimwheel_workers.fitting`); this module brings the corpus, measures the
+result on held-out snippets, and keeps the cache. A trained folder appears whole or not at all; an interrupted
+training goes on from its last checkpoint; of two trainers at the same time one waits.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from trimwheel_console import NEGATIVE, emit, note, output_option, progress
+from trimwheel_demo import corpus
+from trimwheel_local.layout import cache_folder
+
+if TYPE_CHECKING:
+    from trimwheel_workers.model.artifact import LoadedModel
+
+SUMMARY_FILE = "trained.json"
+MEASURED = 3000
+"""Held-out snippets that the figures in the metadata are measured on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A trained artifact in ``folder``, its digest, and figures measured on held-out snippets."""
+
+    folder: Path
+    digest: str
+    metadata: Mapping[str, Any]
+
+
+def ensure(seed: int, cache: Path | None = None) -> Trained:
+    """The model of ``seed``, from the cache or trained now with a progress bar on stderr."""
+    pools = corpus.build(seed)
+    folder = _folder(pools, seed, cache or cache_folder())
+    if (found := _cached(folder)) is not None:
+        return found
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(folder.with_suffix(".lock")):
+        return _cached(folder) or _train(pools, seed, folder)
+
+
+def is_cached(seed: int, cache: Path | None = None) -> bool:
+    """Whether `ensure` would return at once."""
+    return _cached(_folder(corpus.build(seed), seed, cache or cache_folder())) is not None
+
+
+def _folder(pools: corpus.Corpus, seed: int, cache: Path) -> Path:
+    """Keyed by everything that the weights depend on: recipe, texts and seed."""
+    from trimwheel_workers.fitting.recipe import Recipe
+
+    key = sha256(f"{Recipe().digest()} {pools.digest()} {seed}".encode()).hexdigest()
+    return cache / "models" / f"encoder-{key[:16]}"
+
+
+def _cached(folder: Path) -> Trained | None:
+    try:
+        summary = json.loads((folder / SUMMARY_FILE).read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    return Trained(folder, summary["digest"], summary["metadata"])
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    with lock.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _train(pools: corpus.Corpus, seed: int, folder: Path) -> Trained:
+    """Fit, save, measure; the finished folder is renamed into place."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    import torch
+    from trimwheel_workers.fitting.fit import fit
+    from trimwheel_workers.fitting.recipe import Recipe, TrainingSet
+    from trimwheel_workers.model import artifact
+
+    torch.set_num_threads(1)
+    work = folder.with_suffix(".partial")
+    data = TrainingSet(pools.classes, pools.labelled("train"), pools.labelled("score"))
+    with progress() as bar:
+        task = bar.add_task(f"training the encoder (seed {seed})", total=None)
+        encoder, tokenizer = fit(
+            data,
+            Recipe(),
+            seed,
+            state=work / "state",
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    shutil.rmtree(work / "state", ignore_errors=True)
+    artifact.save(work, encoder, tokenizer, {"seed": seed})
+    metadata = {"seed": seed} | figures(artifact.load(work), pools)
+    digest = artifact.save(work, encoder, tokenizer, metadata)
+    summary = json.dumps({"digest": digest, "metadata": metadata}, indent=2)
+    (work / SUMMARY_FILE).write_text(summary + "\n", "utf-8")
+    work.replace(folder)
+    return Trained(folder, digest, metadata)
+
+
+def figures(model: LoadedModel, pools: corpus.Corpus) -> dict[str, Any]:
+    """Accuracy, majority share and earliest-agree oracle cost on held-out snippets."""
+    from trimwheel_workers.offline import evaluate
+
+    held = list(pools.labelled("heldout"))[:MEASURED]
+    result = evaluate(model, [text for text, _ in held], model.config.dense_signature)
+    final = result.predictions[:, -1]
+    right = sum(
+        model.config.classes[guess] == label
+        for guess, (_, label) in zip(final.tolist(), held, strict=True)
+    )
+    depths = (*model.config.exits, model.config.layers)
+    earliest = (result.predictions == final[:, None]).argmax(axis=1)
+    cost = sum(depths[index] for index in earliest.tolist()) / (model.config.layers * len(held))
+    return {
+        "classes": len(model.config.classes),
+        "accuracy_full": round(right / len(held), 4),
+        "majority_share": round(pools.majority_share("heldout"), 4),
+        "oracle_cost": round(cost, 4),
+        "measured_on": len(held),
+    }
+
+
+@click.command("train", short_help="Train the demo's encoder into the cache.")
+@click.option("--seed", default=0, show_default=True, help="Of weights, split and batches.")
+@click.option("--out", type=click.Path(path_type=Path), help="Copy the trained folder here as well.")
+@click.option("--is-cached", "only_ask", is_flag=True, help="Only say whether it is cached.")
+@output_option
+def command(seed: int, out: Path | None, only_ask: bool, output: str) -> None:
+    """Train the demo's encoder, or find it in the cache."""
+    if only_ask:
+        cached = is_cached(seed)
+        emit({"seed": seed, "cached": cached}, output, table="cached" if cached else "not cached")
+        if not cached:
+            click.get_current_context().exit(NEGATIVE)
+        return
+    trained = ensure(seed)
+    if out is not None:
+        shutil.copytree(trained.folder, out, dirs_exist_ok=True)
+        note(f"copied to {out}")
+    emit(
+        {"folder": str(trained.folder), "digest": trained.digest, "metadata": trained.metadata},
+        output,
+    )
+
+
+if __name__ == "__main__":
+    command()
