@@ -1,0 +1,326 @@
+"""The Kubernetes objects that the operator makes: pure functions of a model and the settings.
+
+Called by the models and tuning stories. A Deployment's pod template depends on the model's spec
+and the settings alone, never on a policy: changing a policy must not restart a pod. Each manifest
+carries the hash of itself, by which a look tells whether it has to be applied again.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from trimwheel_api import names, worker_config
+from trimwheel_api.kinds import AdaptiveModel, TuningRun, dump
+from trimwheel_api.policy import canonical_json, digest_of
+from trimwheel_api.values import seconds
+from trimwheel_operator.settings import Settings
+
+Json = dict[str, Any]
+
+GRACE_SECONDS = 30
+JOB_TTL_SECONDS = 3600
+MAX_LABEL = 63
+_STARTUP_PERIODS = 150
+_SLACK_SECONDS = 60
+"""The Job's deadline lies this much behind the run's own, which ends with a reason."""
+
+
+def worker_objects(model: AdaptiveModel, owner: Json, settings: Settings) -> list[Json]:
+    """Everything that serves one model, in the order in which it has to exist."""
+    made = [
+        _service_account(model),
+        _role(model),
+        _role_binding(model),
+        _service(model, settings),
+        _deployment(model, settings),
+    ]
+    return [_finished(manifest, model, owner) for manifest in made]
+
+
+def selector(model: str) -> dict[str, str]:
+    """Labels that find the worker pods of a model."""
+    return {
+        names.LABEL_NAME: "trimwheel-worker",
+        names.LABEL_INSTANCE: model,
+        names.LABEL_COMPONENT: names.COMPONENT_WORKER,
+    }
+
+
+def labels(model: str) -> dict[str, str]:
+    """Labels of every worker object."""
+    return selector(model) | {
+        names.LABEL_PART_OF: names.PART_OF,
+        names.LABEL_MANAGED_BY: names.OPERATOR_ACCOUNT,
+        names.LABEL_MODEL: model,
+    }
+
+
+def hash_of(manifest: Json) -> str:
+    """What the spec-hash annotation of a finished manifest says."""
+    annotations: dict[str, str] = manifest["metadata"].get("annotations", {})
+    return annotations.get(names.ANNOTATION_SPEC_HASH, "")
+
+
+def _finished(manifest: Json, model: AdaptiveModel, owner: Json) -> Json:
+    metadata = manifest["metadata"]
+    metadata |= {
+        "namespace": model.metadata.namespace,
+        "labels": labels(model.name),
+        "ownerReferences": [owner],
+    }
+    digest = digest_of(canonical_json(manifest)).removeprefix("sha256:")
+    metadata["annotations"] = {names.ANNOTATION_SPEC_HASH: digest[: names.LABEL_DIGEST_LENGTH]}
+    return manifest
+
+
+def _service_account(model: AdaptiveModel) -> Json:
+    return {
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": {"name": names.worker_account(model.name)},
+    }
+
+
+def _role(model: AdaptiveModel) -> Json:
+    """A worker may read its own assignment by name, and write leases (admission: only its own)."""
+    return {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "Role",
+        "metadata": {"name": names.worker_account(model.name)},
+        "rules": [
+            {
+                "apiGroups": [names.GROUP],
+                "resources": ["policyassignments"],
+                "resourceNames": [model.name],
+                "verbs": ["get", "watch"],
+            },
+            {
+                "apiGroups": ["coordination.k8s.io"],
+                "resources": ["leases"],
+                "verbs": ["get", "create", "update", "patch"],
+            },
+        ],
+    }
+
+
+def _role_binding(model: AdaptiveModel) -> Json:
+    account = names.worker_account(model.name)
+    return {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "RoleBinding",
+        "metadata": {"name": account},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": account},
+        "subjects": [
+            {"kind": "ServiceAccount", "name": account, "namespace": model.metadata.namespace}
+        ],
+    }
+
+
+def _service(model: AdaptiveModel, settings: Settings) -> Json:
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": model.name},
+        "spec": {
+            "selector": selector(model.name),
+            "ports": [
+                {
+                    "name": "http",
+                    "port": settings.service_port,
+                    "targetPort": names.WORKER_PORT,
+                    "protocol": "TCP",
+                }
+            ],
+        },
+    }
+
+
+def _deployment(model: AdaptiveModel, settings: Settings) -> Json:
+    """Pods are replaced in place: a GPU that is asked for twice at once deadlocks a full node."""
+    annotations = {
+        "prometheus.io/scrape": "true",
+        "prometheus.io/port": str(names.WORKER_PORT),
+        "prometheus.io/path": "/metrics",
+    }
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": model.name},
+        "spec": {
+            "replicas": model.spec.replicas,
+            "selector": {"matchLabels": selector(model.name)},
+            "strategy": {
+                "type": "RollingUpdate",
+                "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1},
+            },
+            "template": {
+                "metadata": {"labels": labels(model.name), "annotations": annotations},
+                "spec": _pod(model, settings),
+            },
+        },
+    }
+
+
+def _pod(model: AdaptiveModel, settings: Settings) -> Json:
+    mounts = [
+        {"name": "model", "mountPath": worker_config.MODEL_PATH},
+        {"name": "state", "mountPath": worker_config.STATE_PATH},
+    ]
+    return {
+        "serviceAccountName": names.worker_account(model.name),
+        "terminationGracePeriodSeconds": GRACE_SECONDS,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": 65532,
+            "fsGroup": 65532,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "volumes": [{"name": "model", "emptyDir": {}}, {"name": "state", "emptyDir": {}}],
+        "initContainers": [_fetch(model, settings, mounts[:1])],
+        "containers": [_worker(model, settings, mounts)],
+    }
+
+
+def _fetch(model: AdaptiveModel, settings: Settings, mounts: list[Json]) -> Json:
+    source = model.spec.model
+    return {
+        "name": "fetch",
+        "image": settings.worker_image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "command": ["python", "-m", "trimwheel_workers", "fetch"],
+        "args": ["--uri", source.uri, "--digest", source.digest, "--to", worker_config.MODEL_PATH],
+        "env": [
+            {"name": "MLFLOW_TRACKING_URI", "value": settings.mlflow_tracking_uri},
+            {"name": "TRIMWHEEL_ALLOWED_PREFIXES", "value": settings.allowed_prefixes},
+        ],
+        "volumeMounts": mounts,
+        "securityContext": _restricted(),
+    }
+
+
+def _worker(model: AdaptiveModel, settings: Settings, mounts: list[Json]) -> Json:
+    spec = model.spec
+    config = worker_config.WorkerConfig(
+        model=model.name,
+        namespace=model.metadata.namespace,
+        model_digest=spec.model.digest,
+        engine=spec.engine,
+        objectives=spec.objectives,
+        keep_inputs=spec.audits.inputs == "sampled",
+        records_uri=settings.records_uri,
+        port=names.WORKER_PORT,
+    )
+    return {
+        "name": "worker",
+        "image": settings.worker_image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "command": ["python", "-m", "trimwheel_workers", "serve"],
+        "env": [
+            {"name": worker_config.ENVIRONMENT, "value": json.dumps(dump(config), sort_keys=True)},
+            _from_field("POD_NAME", "metadata.name"),
+            _from_field("POD_UID", "metadata.uid"),
+            _from_field("POD_IP", "status.podIP"),
+            {"name": "TRIMWHEEL_BIND", "value": settings.bind},
+            {"name": "OMP_NUM_THREADS", "value": str(spec.engine.threads)},
+        ],
+        "ports": [{"name": "http", "containerPort": names.WORKER_PORT, "protocol": "TCP"}],
+        "resources": {
+            key: value
+            for key, value in (
+                ("requests", dict(spec.resources.requests)),
+                ("limits", dict(spec.resources.limits)),
+            )
+            if value
+        },
+        "volumeMounts": mounts,
+        "startupProbe": _probe("ready", period=2, failures=_STARTUP_PERIODS),
+        "readinessProbe": _probe("ready", period=2, failures=3),
+        "livenessProbe": _probe("live", period=10, failures=6),
+        "securityContext": _restricted(),
+    }
+
+
+def _probe(what: str, period: int, failures: int) -> Json:
+    return {
+        "httpGet": {"path": f"/v2/health/{what}", "port": names.WORKER_PORT},
+        "periodSeconds": period,
+        "failureThreshold": failures,
+        "timeoutSeconds": 3,
+    }
+
+
+def _from_field(name: str, path: str) -> Json:
+    return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
+
+
+def _restricted() -> Json:
+    return {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": False,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+# --- TuningRun Jobs ----------------------------------------------------------------------------
+
+
+def job_name(run: TuningRun) -> str:
+    """Name of the run's Job: begins with its uid, so that two runs never share one."""
+    return f"tuning-{run.metadata.uid[:8]}-{run.name}"[:MAX_LABEL].rstrip("-.")
+
+
+def tuning_job(run: TuningRun, timeout: str, settings: Settings) -> Json:
+    """The Job of a TuningRun: in the release's namespace, found by labels, removed by its TTL.
+
+    No ownerReference: the garbage collector deletes objects whose owner is in another namespace.
+    """
+    found = {
+        names.LABEL_NAME: "trimwheel-tuning",
+        names.LABEL_COMPONENT: names.COMPONENT_TUNING,
+        names.LABEL_PART_OF: names.PART_OF,
+        names.LABEL_MANAGED_BY: names.OPERATOR_ACCOUNT,
+        names.LABEL_MODEL: run.spec.model,
+        names.LABEL_MODEL_NAMESPACE: run.metadata.namespace,
+        names.LABEL_TUNING_RUN: run.name[:MAX_LABEL].rstrip("-."),
+        names.LABEL_TUNING_RUN_UID: run.metadata.uid,
+    }
+    environment = [
+        {"name": key, "value": value} for key, value in sorted(settings.job_environment.items())
+    ]
+    container = {
+        "name": "tune",
+        "image": settings.pipelines_image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "command": ["python", "-m", "trimwheel_pipelines", "tune"],
+        "args": ["--namespace", run.metadata.namespace, "--name", run.name],
+        "env": [
+            *environment,
+            _from_field("POD_NAME", "metadata.name"),
+            _from_field("POD_IP", "status.podIP"),
+        ],
+        "securityContext": _restricted(),
+    }
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": job_name(run),
+            "namespace": settings.release_namespace,
+            "labels": found,
+        },
+        "spec": {
+            "backoffLimit": 0,
+            "ttlSecondsAfterFinished": JOB_TTL_SECONDS,
+            "activeDeadlineSeconds": int(seconds(timeout)) + _SLACK_SECONDS,
+            "template": {
+                "metadata": {"labels": found},
+                "spec": {
+                    "serviceAccountName": names.PIPELINES_ACCOUNT,
+                    "restartPolicy": "Never",
+                    "terminationGracePeriodSeconds": GRACE_SECONDS,
+                    "containers": [container],
+                },
+            },
+        },
+    }

@@ -1,0 +1,80 @@
+"""The plan: from everything observed about one model, and the time, to a list of actions.
+
+`plan` is pure and total: the same observation at the same time gives the same actions, and an
+action that was carried out is not asked for again. The stories (`models`, `rollouts`, `policies`,
+`tuning`) hold the rules; this module says in which order they are told.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from trimwheel_api.kinds import AdaptiveModel
+from trimwheel_api.values import seconds
+from trimwheel_operator.plan import models, phases, policies, rollouts, tuning
+from trimwheel_operator.plan.actions import Action, Plan
+from trimwheel_operator.plan.clock import parse
+from trimwheel_operator.plan.draft import Draft
+from trimwheel_operator.plan.observed import ObservedState
+from trimwheel_operator.plan.validation import first_mistake
+
+SOONEST = 0.05
+"""Seconds; a look that is due at once still lets the API server breathe."""
+
+__all__ = ["plan"]
+
+
+def plan(state: ObservedState, now: datetime) -> Plan:
+    """What to do about one model now."""
+    draft = Draft.of(state, now)
+    worker_objects: list[Action] = []
+    if state.model is None or state.model.metadata.deletion_timestamp:
+        rollouts.orphans(draft)
+    else:
+        worker_objects = _model(draft, state.model)
+    jobs = tuning.story(draft)
+    effects = [*worker_objects, *draft.effects(), *policies.patches(draft)]
+    # Jobs last: nothing that serves waits for a search.
+    return Plan(
+        actions=tuple([*effects, *jobs]),
+        next_look=_next_look(draft),
+        decided=tuple(draft.decided),
+        actuations=tuple(draft.actuations),
+    )
+
+
+def _model(draft: Draft, model: AdaptiveModel) -> list[Action]:
+    mistake = first_mistake(model)
+    found: list[Action] = []
+    models.mirror_drift(draft)
+    if mistake is None:
+        found += models.worker_manifests(draft.state, model)
+        models.begin_assignment(draft, model)
+    rollouts.story(draft, model)
+    choice = models.tell_workers(draft, model, mistake)
+    models.report(draft, model, choice, mistake)
+    return found
+
+
+def _next_look(draft: Draft) -> float:
+    """Seconds until something follows from the clock alone."""
+    now, settings = draft.now, draft.state.settings
+    waits = [settings.resync]
+    spec = draft.assignment
+    if spec and spec.candidate and spec.weight_basis_points:
+        waits.append(models.renewal_interval(spec).total_seconds() / 2)
+    for status in draft.rollouts.values():
+        if phases.is_active(status):
+            waits.append(settings.scrape_interval)
+            if status.step_started_at and (began := parse(status.step_started_at)):
+                ends = began + timedelta(seconds=seconds(phases.current_step(status).hold))
+                waits += [(ends - now).total_seconds()] if ends > now else []
+        if phases.is_rolling_back(status) and status.actuation:
+            waits.append(settings.scrape_interval)
+            if decided := parse(status.actuation.decided_at):
+                bound = decided + timedelta(seconds=status.actuation.lease_seconds)
+                waits.append((bound - now).total_seconds())
+    certificate = draft.model.certificate
+    if certificate and certificate.state == "Valid" and (ends_at := parse(certificate.expires_at)):
+        waits.append((ends_at - now).total_seconds())
+    return max(SOONEST, min(waits))

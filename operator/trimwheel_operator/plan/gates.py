@@ -1,0 +1,241 @@
+"""What can stop a rollout from starting: a chain of checks, the first refusal wins.
+
+Each gate is a pure function of one `Request` and answers with a `Refusal` or None. A refusal is
+final when nothing that may still change would lift it: specs of rollouts and policies are
+immutable. The others are asked again at every look. What stops a rollout under way is in
+`rollouts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from trimwheel_api.errors import PolicyInvalid
+from trimwheel_api.kinds import AdaptiveModel, AdaptivePolicy, PolicyRollout
+from trimwheel_api.kinds.adaptive_model import AdaptiveModelStatus, Step
+from trimwheel_api.names import Reason
+from trimwheel_api.policy import DENSE, parse_policy
+from trimwheel_api.values import basis_points, seconds
+from trimwheel_operator.plan.certificates import digest_of_policy, revocation, standing
+from trimwheel_operator.plan.validation import first_mistake
+
+SERVICE_ACCOUNT_PREFIX = "system:serviceaccount:"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A rollout that asks to start, and all that the gates may look at."""
+
+    rollout: PolicyRollout
+    model: AdaptiveModel
+    status: AdaptiveModelStatus
+    policy: AdaptivePolicy | None
+    """The policy that spec.policy names or, for a Rollback, that has the digest."""
+    document_known: bool
+    """The document is at hand though its AdaptivePolicy may be gone."""
+    now: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a rollout may not start; `final` when that will never change."""
+
+    reason: str
+    message: str
+    final: bool = True
+
+
+Gate = Callable[[Request], Refusal | None]
+
+
+def first_refusal(request: Request, gates: Sequence[Gate]) -> Refusal | None:
+    """The first gate's refusal, or None when all let it pass."""
+    for gate in gates:
+        if refusal := gate(request):
+            return refusal
+    return None
+
+
+def is_person(user: str) -> bool:
+    """Whether a username is not a service account's."""
+    return not user.startswith(SERVICE_ACCOUNT_PREFIX)
+
+
+def model_is_valid(request: Request) -> Refusal | None:
+    """Evidence is judged by the model's rules, so they have to hold water."""
+    if mistake := first_mistake(request.model):
+        return Refusal(Reason.INVALID_SPEC, f"model: {mistake.sentence()}", final=False)
+    return None
+
+
+def policy_exists(request: Request) -> Refusal | None:
+    """The policy may come later: `kubectl apply -f folder/` has no order."""
+    spec = request.rollout.spec
+    if request.policy is None:
+        message = f"spec.policy: there is no AdaptivePolicy {spec.policy!r} in this namespace"
+        return Refusal(Reason.POLICY_NOT_FOUND, message, final=False)
+    return None
+
+
+def policy_is_for_model(request: Request) -> Refusal | None:
+    """A policy speaks of one model."""
+    policy, wanted = request.policy, request.rollout.spec.model
+    if policy and policy.spec.model != wanted:
+        message = f"policy {policy.name} is for model {policy.spec.model}, not {wanted}"
+        return Refusal(Reason.POLICY_INVALID, message)
+    return None
+
+
+def policy_is_valid(request: Request) -> Refusal | None:
+    """The document must parse; workers would refuse it anyway, later."""
+    if request.policy is None:
+        return None
+    try:
+        parse_policy(request.policy.spec.policy)
+    except PolicyInvalid as error:
+        return Refusal(Reason.POLICY_INVALID, f"policy {request.policy.name}: {error.sentence()}")
+    return None
+
+
+def digest_matches(request: Request) -> Refusal | None:
+    """The rollout names bytes; the digest is recomputed from them, never trusted."""
+    if request.policy is None:
+        return None
+    digest, named = digest_of_policy(request.policy), request.rollout.spec.policy_digest
+    if digest != named:
+        message = f"spec.policyDigest is {named}, but policy {request.policy.name} has {digest}"
+        return Refusal(Reason.DIGEST_MISMATCH, message)
+    return None
+
+
+def policy_fits_model_digest(request: Request) -> Refusal | None:
+    """A policy may insist on the weights that it was made for."""
+    policy, digest = request.policy, request.model.spec.model.digest
+    if policy and policy.spec.model_digest and policy.spec.model_digest != digest:
+        message = f"policy {policy.name} is for model {policy.spec.model_digest}, not {digest}"
+        return Refusal(Reason.MODEL_DIGEST_CHANGED, message)
+    return None
+
+
+def is_not_stable_already(request: Request) -> Refusal | None:
+    """A canary of what everyone is served compares a policy with itself."""
+    digest, stable = request.rollout.spec.policy_digest, request.status.stable
+    if stable and stable.digest == digest:
+        return Refusal(Reason.ALREADY_STABLE, f"spec.policyDigest: {digest} is stable already")
+    return None
+
+
+def is_not_rejected(request: Request) -> Refusal | None:
+    """What was rolled back comes again only when a person asks for it."""
+    spec = request.rollout.spec
+    if spec.policy_digest in request.status.rejected_digests and not is_person(spec.requested_by):
+        message = (
+            f"spec.policyDigest: {spec.policy_digest} was rolled back or rejected before; only a "
+            f"person may ask for it again, not {spec.requested_by}"
+        )
+        return Refusal(Reason.REJECTED_DIGEST, message)
+    return None
+
+
+def is_certified(request: Request) -> Refusal | None:
+    """A valid certificate for this very model, or a waiver."""
+    spec = request.rollout.spec
+    if spec.allow_uncertified or spec.policy_digest == DENSE.digest:
+        return None
+    if request.policy is None:
+        reason = "its AdaptivePolicy is gone, and its certificate with it"
+        return _uncertified(request, reason)
+    revoked = revocation(request.status, spec.policy_digest)
+    found = standing(request.policy, request.model, revoked, request.now)
+    return None if found.valid else _uncertified(request, found.message)
+
+
+def _uncertified(request: Request, why: str) -> Refusal:
+    return Refusal(
+        Reason.UNCERTIFIED,
+        f"{why}; a holder of verb waive on adaptivemodels/{request.rollout.spec.model} may set "
+        "spec.allowUncertified",
+    )
+
+
+def steps_are_as_strict(request: Request) -> Refusal | None:
+    """Own steps may be stricter than the model's; looser ones take a waiver."""
+    spec = request.rollout.spec
+    if spec.steps is None or spec.allow_uncertified:
+        return None
+    if why := looser(spec.steps, request.model.spec.rollout.steps):
+        message = f"spec.steps: {why}; looser steps take spec.allowUncertified"
+        return Refusal(Reason.STEPS_LOOSER_THAN_MODEL, message)
+    return None
+
+
+def steps_ramp(request: Request) -> Refusal | None:
+    """A ramp only grows, with or without a waiver: nobody flips back while it does."""
+    weights = [basis_points(step.weight) for step in request.rollout.spec.steps or ()]
+    if weights != sorted(weights):
+        return Refusal(Reason.INVALID_SPEC, "spec.steps: weights must not shrink from step to step")
+    return None
+
+
+def looser(steps: Sequence[Step], model_steps: Sequence[Step]) -> str:
+    """In what way `steps` expose more, or sooner, than the model's; empty when they do not.
+
+    Before they exceed the weight of a model's step they must have waited, and seen requests, at
+    least as long as the model's steps up to it; and where those begin in the shadow, so must they.
+    """
+    if basis_points(model_steps[0].weight) == 0 and basis_points(steps[0].weight) > 0:
+        return "there is no shadow step at 0%"
+    for index, bar in enumerate(model_steps):
+        limit = basis_points(bar.weight)
+        spent = [step for step in steps if basis_points(step.weight) <= limit]
+        wanted = model_steps[: index + 1]
+        if sum(seconds(s.hold) for s in spent) < sum(seconds(s.hold) for s in wanted):
+            return f"less holding time than the model's steps up to {bar.weight}"
+        if sum(s.min_requests for s in spent) < sum(s.min_requests for s in wanted):
+            return f"fewer requests than the model's steps up to {bar.weight}"
+    return ""
+
+
+def was_stable(request: Request) -> Refusal | None:
+    """A Rollback goes back: to full depth, to what is intended, or to what was stable before."""
+    status, digest = request.status, request.rollout.spec.policy_digest
+    known = {DENSE.digest, *(one.digest for one in status.history)}
+    if status.intended:
+        known.add(status.intended.digest)
+    if digest not in known:
+        message = f"spec.policyDigest: {digest} never was stable; use type Canary"
+        return Refusal(Reason.NOT_FORMERLY_STABLE, message)
+    return None
+
+
+def document_is_known(request: Request) -> Refusal | None:
+    """A Rollback needs the document of what it goes back to."""
+    if request.document_known:
+        return None
+    digest = request.rollout.spec.policy_digest
+    message = f"spec.policyDigest: no AdaptivePolicy has {digest} any more"
+    return Refusal(Reason.POLICY_NOT_FOUND, message, final=False)
+
+
+CANARY: tuple[Gate, ...] = (
+    model_is_valid,
+    policy_exists,
+    policy_is_for_model,
+    policy_is_valid,
+    digest_matches,
+    policy_fits_model_digest,
+    is_not_stable_already,
+    is_not_rejected,
+    is_certified,
+    steps_ramp,
+    steps_are_as_strict,
+)
+ROLLBACK: tuple[Gate, ...] = (
+    was_stable,
+    document_is_known,
+    policy_is_for_model,
+    digest_matches,
+    is_certified,
+)

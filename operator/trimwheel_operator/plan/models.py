@@ -1,0 +1,234 @@
+"""One AdaptiveModel: its worker objects, what its workers are told, and what its status says.
+
+Called by `plan` around the rollouts' story: before it, drift is mirrored and the assignment made;
+after it, the stable policy follows from what is intended, and the status from everything.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from trimwheel_api import names
+from trimwheel_api.errors import SpecInvalid
+from trimwheel_api.kinds import AdaptiveModel
+from trimwheel_api.kinds.adaptive_model import CandidatePolicy, DriftState, StablePolicy
+from trimwheel_api.kinds.policy_assignment import PolicyAssignmentSpec
+from trimwheel_api.names import Reason
+from trimwheel_operator import manifests
+from trimwheel_operator.plan.actions import Ensure
+from trimwheel_operator.plan.certificates import harm_since, of_intended
+from trimwheel_operator.plan.clock import EPOCH, parse, parse_or, to_micro
+from trimwheel_operator.plan.draft import Draft, owner_reference
+from trimwheel_operator.plan.observed import ObservedState
+from trimwheel_operator.plan.stable import (
+    DENSE_ASSIGNED,
+    StableChoice,
+    audit_rate,
+    choose,
+    is_unjudged_alarm,
+    policy_of_digest,
+)
+
+RENEWALS_PER_LEASE = 3
+
+
+def worker_manifests(state: ObservedState, model: AdaptiveModel) -> list[Ensure]:
+    """The worker objects that are absent, out of date, or due to be checked."""
+    owner = owner_reference(model.kind, model.metadata)
+    found = []
+    for manifest in manifests.worker_objects(model, owner, state.settings):
+        place = (manifest["kind"], manifest["metadata"]["name"])
+        if state.children.check or state.children.hashes.get(place) != manifests.hash_of(manifest):
+            found.append(Ensure(manifest))
+    return found
+
+
+def mirror_drift(draft: Draft) -> None:
+    """Copy the newest drift verdict of any TuningRun into the model's status."""
+    reported = [
+        run.status.drift.model_copy(update={"tuning_run": run.name})
+        for run in draft.state.runs
+        if run.status.drift is not None and run.status.drift.time
+    ]
+    known = draft.model.drift
+    newest = max([*reported, *([known] if known else [])], key=_time_of, default=None)
+    if newest is not None and newest != known:
+        draft.update_model(drift=newest)
+
+
+def _time_of(drift: DriftState) -> tuple[datetime, bool]:
+    """By time; of two that are alike the one that carries a verdict."""
+    return parse_or(drift.time, EPOCH), drift.verdict != names.VERDICT_NOT_ENOUGH
+
+
+def begin_assignment(draft: Draft, model: AdaptiveModel) -> None:
+    """A new model starts at full depth; a lost assignment goes on behind the newest epoch known."""
+    if draft.assignment is not None:
+        return
+    epoch = max((ack.epoch for ack in draft.state.acknowledgements), default=0) + 1
+    draft.assignment = PolicyAssignmentSpec(
+        epoch=epoch,
+        stable=DENSE_ASSIGNED,
+        audit_rate=model.spec.audits.rate,
+        lease_seconds=model.spec.rollout.lease_seconds,
+        decided_at=to_micro(draft.now),
+    )
+
+
+def tell_workers(draft: Draft, model: AdaptiveModel, mistake: SpecInvalid | None) -> StableChoice:
+    """The part of the assignment that is not a rollout's: stable policy, audit rate, lease."""
+    policy = None
+    if intended := draft.model.intended:
+        policy = policy_of_digest(draft.state, intended.digest, intended.policy)
+    certificate, found = of_intended(draft.model, model, policy, draft.now)
+    draft.update_model(certificate=certificate)
+    choice = choose(draft, model, found)
+    if draft.assignment is None:
+        return choice
+    draft.assign(stable=choice.assigned)
+    if mistake is None:
+        draft.assign(audit_rate=audit_rate(draft.state, model))
+        if draft.assignment.candidate is None:
+            draft.assign(lease_seconds=model.spec.rollout.lease_seconds)
+    if renewal_due(draft):
+        draft.renew()
+    return choice
+
+
+def renewal_due(draft: Draft) -> bool:
+    """Whether a candidate with weight waits to hear that the operator lives."""
+    spec, last = draft.assignment, draft.state.last_renewal
+    if spec is None or spec.candidate is None or not spec.weight_basis_points:
+        return False
+    return last is None or draft.now - last >= renewal_interval(spec)
+
+
+def renewal_interval(spec: PolicyAssignmentSpec) -> timedelta:
+    """Thrice a lease, so that one lost write does not end a canary."""
+    return timedelta(seconds=spec.lease_seconds / RENEWALS_PER_LEASE)
+
+
+# --- what the status says ----------------------------------------------------------------------
+
+
+def report(
+    draft: Draft, model: AdaptiveModel, choice: StableChoice, mistake: SpecInvalid | None
+) -> None:
+    """Everything in the model's status that follows from the rest."""
+    state, status = draft.state, draft.model
+    generation = model.metadata.generation
+    draft.update_model(
+        observed_generation=generation,
+        replicas=state.children.deployment.replicas,
+        ready_replicas=state.children.deployment.ready,
+        selector=",".join(f"{k}={v}" for k, v in sorted(manifests.selector(model.name).items())),
+        endpoint=_endpoint(state),
+    )
+    _report_policies(draft, choice)
+    if status.intended is None:
+        draft.update_model(intended=draft.model.stable)
+    _report_serving(draft, model, mistake)
+    _report_promise(draft, choice)
+    _report_drift(draft)
+
+
+def _endpoint(state: ObservedState) -> str:
+    """Reachable from inside the cluster; on the embedded one from the host as well."""
+    address, port = state.children.cluster_ip, state.settings.service_port
+    if not address:
+        return ""
+    return f"http://{address}" if port == 80 else f"http://{address}:{port}"
+
+
+def _report_policies(draft: Draft, choice: StableChoice) -> None:
+    spec, known = draft.assignment, draft.model.stable
+    if spec is None:
+        return
+    if known is None or known.digest != spec.stable.digest:
+        draft.update_model(
+            stable=StablePolicy(
+                digest=spec.stable.digest, policy=choice.policy, since=spec.decided_at
+            )
+        )
+    candidate = None
+    if spec.candidate is not None:
+        owner = next((one for one in draft.state.rollouts if one.name == spec.rollout), None)
+        candidate = CandidatePolicy(
+            digest=spec.candidate.digest,
+            policy=owner.spec.policy if owner else "",
+            rollout=spec.rollout,
+        )
+    draft.update_model(candidate=candidate)
+
+
+def _report_serving(draft: Draft, model: AdaptiveModel, mistake: SpecInvalid | None) -> None:
+    deployment, wanted = draft.state.children.deployment, model.spec.replicas
+    if mistake is not None:
+        message = f"{mistake.sentence()}. What was applied before goes on serving"
+        draft.model_condition(names.STALLED, True, Reason.INVALID_SPEC, message)
+        draft.model_condition(names.RECONCILING, False, Reason.INVALID_SPEC, "")
+    else:
+        draft.model_condition(names.STALLED, False, Reason.APPLIED, "")
+        applied = deployment.applied(wanted)
+        draft.model_condition(
+            names.RECONCILING,
+            not applied,
+            Reason.APPLIED if applied else Reason.APPLYING,
+            "" if applied else f"{deployment.updated} of {wanted} workers run this spec",
+        )
+    behind = _behind(draft)
+    ready = deployment.ready >= wanted and deployment.applied(wanted) and not behind
+    message = f"{deployment.ready} of {wanted} workers are ready"
+    if behind:
+        message += f"; behind the current epoch: {', '.join(behind[:5])}"
+    if mistake is not None:
+        ready, message = False, mistake.sentence()
+    reason = Reason.WORKERS_READY if ready else Reason.WORKERS_NOT_READY
+    reason = Reason.INVALID_SPEC if mistake is not None else reason
+    draft.model_condition(names.READY, ready, reason, message)
+
+
+def _behind(draft: Draft) -> list[str]:
+    """Ready pods that have not applied the observed epoch within its lease.
+
+    Before that they are merely on their way: readiness must not flap at each step of a canary.
+    """
+    observed = draft.state.assignment
+    if observed is None:
+        return []
+    decided = parse(observed.spec.decided_at)
+    if decided and draft.now < decided + timedelta(seconds=observed.spec.lease_seconds):
+        return []
+    epochs = {ack.pod: ack.epoch for ack in draft.state.acknowledgements}
+    newest = observed.spec.epoch
+    return sorted(
+        pod.name for pod in draft.state.pods if pod.ready and epochs.get(pod.name, 0) < newest
+    )
+
+
+def _report_promise(draft: Draft, choice: StableChoice) -> None:
+    found = choice.standing
+    draft.model_condition(names.CERTIFIED, found.valid, found.reason, found.message)
+    if not choice.degraded:
+        draft.model_condition(names.DEGRADED, False, Reason.HEALTHY, "")
+        return
+    message = f"{found.message}; every worker serves full depth"
+    draft.model_condition(names.DEGRADED, True, Reason.SERVING_FULL_DEPTH, message)
+
+
+def _report_drift(draft: Draft) -> None:
+    intended, drift = draft.model.intended, draft.model.drift
+    if intended and drift and harm_since(intended, drift):
+        message = (
+            f"{drift.signal}: {drift.value} against a bound of {drift.bound} after "
+            f"{drift.audits} audits (TuningRun {drift.tuning_run})"
+        )
+        draft.model_condition(names.DRIFTED, True, Reason.HARMFUL, message)
+    elif alarm := next((run for run in draft.state.runs if is_unjudged_alarm(run)), None):
+        message = f"inputs moved (TuningRun {alarm.name}); audits decide whether that does harm"
+        draft.model_condition(names.DRIFTED, True, Reason.COVARIATE_DRIFT, message)
+    elif drift and drift.verdict == "Harmless":
+        message = f"{drift.signal} moved, audited disagreement did not"
+        draft.model_condition(names.DRIFTED, False, Reason.HARMLESS, message)
+    else:
+        draft.model_condition(names.DRIFTED, False, Reason.NOT_ENOUGH_EVIDENCE, "no alarm")

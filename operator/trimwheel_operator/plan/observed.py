@@ -1,0 +1,134 @@
+"""Everything a plan may look at, frozen: the objects of one model, its workers, its evidence.
+
+Built by `gather` (or by a test), read by the stories of the plan. Nothing here calls anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from trimwheel_api.kinds import (
+    AdaptiveModel,
+    AdaptivePolicy,
+    PolicyApproval,
+    PolicyAssignment,
+    PolicyRollout,
+    TuningRun,
+)
+from trimwheel_api.kinds.policy_rollout import GuardStatus
+from trimwheel_operator.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A worker pod that may be serving: Running, and Ready or already acknowledging."""
+
+    name: str
+    uid: str
+    ready: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledgement:
+    """A worker's Lease: the newest epoch it applied, and when it said so."""
+
+    pod: str
+    epoch: int
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentState:
+    """The part of a Deployment's status that readiness follows from."""
+
+    generation: int = 0
+    observed_generation: int = 0
+    replicas: int = 0
+    updated: int = 0
+    ready: int = 0
+
+    def applied(self, wanted: int) -> bool:
+        """Whether its newest template runs in every replica and in nothing else."""
+        return (
+            self.observed_generation >= self.generation
+            and self.updated >= wanted
+            and self.replicas == self.updated
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Children:
+    """Objects that the operator made for the model."""
+
+    hashes: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """(kind, name) -> hash of the manifest it was last made from; absent objects are absent."""
+    deployment: DeploymentState = DeploymentState()
+    cluster_ip: str = ""
+    check: bool = False
+    """It is time to apply every manifest again, whatever the hashes say: somebody may have
+    edited an object by hand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What Prometheus says of the active rollout, judged."""
+
+    rollout_uid: str
+    guards: tuple[GuardStatus, ...]
+    step_requests: int | None
+    """Requests that the candidate answered on the current step; None when nobody knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionCheck:
+    """Result of the newest self-test: whether a forged approval was refused, by us and by name."""
+
+    armed: bool | None
+    """None while it has not run."""
+    message: str = ""
+    armed_since: datetime | None = None
+    """Approvals that are older than the bindings were checked by nobody."""
+
+
+UNCHECKED = AdmissionCheck(None, "the admission self-test has not run yet")
+
+
+@dataclass(frozen=True, slots=True)
+class TuningJob:
+    """A Job of a TuningRun."""
+
+    name: str
+    uid: str
+    run_uid: str
+    finished: bool = False
+    failed: bool = False
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedState:
+    """One model and all that belongs to it, as read at one moment."""
+
+    namespace: str
+    name: str
+    settings: Settings
+    model: AdaptiveModel | None = None
+    assignment: PolicyAssignment | None = None
+    held_since: datetime | None = None
+    """When a person set hold on the assignment."""
+    last_renewal: datetime | None = None
+    """When this process last wrote the assignment; None after a restart: renew at once."""
+    policies: tuple[AdaptivePolicy, ...] = ()
+    rollouts: tuple[PolicyRollout, ...] = ()
+    approvals: tuple[PolicyApproval, ...] = ()
+    runs: tuple[TuningRun, ...] = ()
+    jobs: tuple[TuningJob, ...] = ()
+    pods: tuple[Pod, ...] = ()
+    acknowledgements: tuple[Acknowledgement, ...] = ()
+    children: Children = field(default_factory=Children)
+    evidence: Evidence | None = None
+    admission: AdmissionCheck = UNCHECKED
+    unreadable: tuple[tuple[str, str, str], ...] = ()
+    """(kind, name, why) of objects that no longer parse as their kind."""

@@ -1,0 +1,255 @@
+"""The few ways in which a rollout changes state, each written once.
+
+Used both when a decision is made and when, after a crash, it is read back from the assignment.
+Each function drafts the assignment, the rollout's status and what the model remembers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from trimwheel_api import names
+from trimwheel_api.kinds import AdaptiveModel, PolicyRollout
+from trimwheel_api.kinds.adaptive_model import FormerStable, StablePolicy
+from trimwheel_api.kinds.policy_assignment import AssignedPolicy
+from trimwheel_api.kinds.policy_rollout import EffectiveRules
+from trimwheel_api.names import Action, Reason
+from trimwheel_api.policy import DENSE
+from trimwheel_api.values import basis_points, percent
+from trimwheel_operator.plan import actuation, phases
+from trimwheel_operator.plan.certificates import revocation, standing
+from trimwheel_operator.plan.clock import parse, to_micro, to_text
+from trimwheel_operator.plan.draft import Draft
+from trimwheel_operator.plan.stable import policy_of_digest
+
+MAX_REMEMBERED = 64
+_REJECTS_DIGEST = frozenset({Reason.GUARD_FAILED, Reason.REJECTED})
+_SALT_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Why a rollout under way ends."""
+
+    reason: str
+    message: str
+    actor: str = ""
+
+
+def freeze(draft: Draft, rollout: PolicyRollout, model: AdaptiveModel, certified: bool) -> None:
+    """Accept a rollout: its rules are the model's as of now, and are not loosened in flight."""
+    spec, assignment = model.spec, draft.assignment
+    if assignment is None:
+        raise RuntimeError("freeze: the model has no assignment yet")
+    steps = rollout.spec.steps or spec.rollout.steps
+    effective = EffectiveRules(
+        rollout=spec.rollout.model_copy(update={"steps": list(steps)}),
+        max_disagreement=spec.objectives.max_disagreement,
+        error_budget=spec.objectives.error_budget,
+        latency_slo=spec.objectives.latency.slo,
+        latency_budget=spec.objectives.latency.budget,
+        capacity_target=spec.objectives.capacity_target,
+        stable_digest=assignment.stable.digest,
+        stable_policy=draft.model.stable.policy if draft.model.stable else "",
+        salt=salt_of(rollout),
+        certified=certified,
+        model_digest=spec.model.digest,
+        started_at=to_micro(draft.now),
+    )
+    draft.update(rollout, effective=effective, phase=phases.PROGRESSING)
+    draft.condition(rollout, names.QUEUED, False, Reason.ACCEPTED)
+    draft.condition(rollout, names.STALLED, False, Reason.ACCEPTED)
+    draft.condition(rollout, names.READY, False, Reason.STARTED, "not promoted yet")
+    draft.condition(rollout, names.RECONCILING, True, Reason.STARTED, "the rules are frozen")
+
+
+def is_certified(draft: Draft, rollout: PolicyRollout, model: AdaptiveModel) -> bool:
+    """Whether the rollout's policy has a valid certificate, waiver or not."""
+    spec = rollout.spec
+    if spec.policy_digest == DENSE.digest:
+        return True
+    policy = policy_of_digest(draft.state, spec.policy_digest, spec.policy)
+    if policy is None:
+        return False
+    revoked = revocation(draft.model, spec.policy_digest)
+    return standing(policy, model, revoked, draft.now).valid
+
+
+def salt_of(rollout: PolicyRollout) -> str:
+    """Keys the cohorts of one attempt; derived, so that a restart draws the same."""
+    return blake2b(rollout.metadata.uid.encode(), digest_size=_SALT_BYTES).hexdigest()
+
+
+def expose(draft: Draft, rollout: PolicyRollout, candidate: AssignedPolicy) -> None:
+    """Make the candidate resident in every worker, at the first step's weight."""
+    effective = phases.rules(draft.status(rollout))
+    weight = basis_points(effective.rollout.steps[0].weight)
+    draft.assign(
+        candidate=candidate,
+        weight_basis_points=weight,
+        salt=effective.salt,
+        lease_seconds=effective.rollout.lease_seconds,
+        rollout=rollout.name,
+    )
+    record_start(draft, rollout, weight, to_micro(draft.now))
+
+
+def record_start(draft: Draft, rollout: PolicyRollout, weight: int, at: str) -> None:
+    """Say that the candidate is resident."""
+    draft.update(rollout, step=0, step_started_at=at, weight_basis_points=weight)
+    shadow = weight == 0
+    reason = Reason.SHADOW if shadow else Reason.STARTED
+    message = "shadow: audits judge it, nobody is served it" if shadow else f"{percent(weight)}"
+    draft.decide(rollout, Action.START, reason, message)
+    draft.condition(rollout, names.RECONCILING, True, reason, f"step 0 at {percent(weight)}")
+
+
+def enter_step(draft: Draft, rollout: PolicyRollout, step: int, at: str) -> None:
+    """Say that the rollout is on another step."""
+    steps = phases.rules(draft.status(rollout)).rollout.steps
+    weight = basis_points(steps[step].weight)
+    draft.update(rollout, step=step, step_started_at=at, weight_basis_points=weight)
+    message = f"step {step} of {len(steps) - 1} at {percent(weight)}"
+    draft.decide(rollout, Action.ADVANCE, Reason.STEP_ADVANCED, message)
+    draft.condition(rollout, names.RECONCILING, True, Reason.STEP_ADVANCED, message)
+
+
+def promote(draft: Draft, rollout: PolicyRollout, reason: str, actor: str) -> None:
+    """Everyone is served the candidate: in the assignment, and for the record."""
+    draft.assign(candidate=None, weight_basis_points=0, rollout=rollout.name)
+    record_promotion(draft, rollout, reason, actor)
+
+
+def record_promotion(draft: Draft, rollout: PolicyRollout, reason: str, actor: str) -> None:
+    """Say that a rollout was promoted."""
+    spec = rollout.spec
+    certified = phases.rules(draft.status(rollout)).certified
+    intend(draft, spec.policy_digest, spec.policy, waived=not certified)
+    draft.update(
+        rollout,
+        phase=phases.PROMOTED,
+        weight_basis_points=0,
+        finished_at=to_text(draft.now),
+    )
+    message = f"policy {spec.policy} is stable" + (f"; approved by {actor}" if actor else "")
+    draft.decide(rollout, Action.PROMOTE, reason, message, actor)
+    draft.condition(rollout, names.READY, True, Reason.PROMOTED, message)
+    draft.condition(rollout, names.RECONCILING, False, Reason.PROMOTED)
+    draft.condition(rollout, names.STALLED, False, Reason.PROMOTED)
+    draft.condition(rollout, names.PAUSED, False, Reason.PROMOTED)
+    draft.condition(rollout, names.AWAITING_APPROVAL, False, reason)
+
+
+def roll_back(draft: Draft, rollout: PolicyRollout, stop: Stop) -> None:
+    """Nobody is served the candidate: first the assignment, then the record."""
+    draft.assign(candidate=None, weight_basis_points=0, rollout=rollout.name)
+    record_rollback(draft, rollout, stop)
+
+
+def record_rollback(draft: Draft, rollout: PolicyRollout, stop: Stop) -> None:
+    """Say that a rollout was rolled back, and wait for the workers to say so too."""
+    _begin_actuation(draft, rollout)
+    action = Action.ABORT if stop.reason in (Reason.ABORTED, Reason.PREEMPTED) else Action.ROLL_BACK
+    draft.decide(rollout, action, stop.reason, stop.message, stop.actor)
+    draft.condition(rollout, names.READY, False, stop.reason, stop.message)
+    draft.condition(rollout, names.STALLED, True, stop.reason, stop.message)
+    draft.condition(rollout, names.RECONCILING, True, stop.reason, "waiting for the workers")
+    draft.condition(rollout, names.ROLLED_BACK, False, stop.reason, "waiting for the workers")
+    draft.condition(rollout, names.AWAITING_APPROVAL, False, stop.reason)
+    draft.condition(rollout, names.PAUSED, False, stop.reason)
+    if stop.reason in _REJECTS_DIGEST:
+        reject_digest(draft, rollout.spec.policy_digest)
+
+
+def go_back(draft: Draft, rollout: PolicyRollout) -> None:
+    """Carry out a rollout of type Rollback: at once, and it lifts a hold that is older."""
+    held, asked = draft.state.held_since, parse(rollout.metadata.creation_timestamp)
+    assignment = draft.assignment
+    newer_hold = held is not None and asked is not None and asked < held.replace(microsecond=0)
+    hold = assignment is not None and assignment.hold and newer_hold
+    draft.assign(candidate=None, weight_basis_points=0, rollout=rollout.name, hold=hold)
+    record_return(draft, rollout)
+
+
+def record_return(draft: Draft, rollout: PolicyRollout) -> None:
+    """Say that the model was sent back to a former policy."""
+    spec, model = rollout.spec, draft.state.model
+    if model is None:
+        raise RuntimeError("record_return: the model is gone")
+    left = draft.model.intended
+    certified = is_certified(draft, rollout, model)
+    freeze(draft, rollout, model, certified)
+    intend(draft, spec.policy_digest, spec.policy, waived=not certified)
+    if left and left.digest not in (DENSE.digest, spec.policy_digest):
+        reject_digest(draft, left.digest)
+    _begin_actuation(draft, rollout)
+    message = f"back to {spec.policy or spec.policy_digest} for {spec.requested_by}: {spec.reason}"
+    draft.decide(
+        rollout, Action.ROLL_BACK, Reason.ROLLED_BACK_TO_STABLE, message, spec.requested_by
+    )
+    draft.condition(
+        rollout, names.ROLLED_BACK, False, Reason.ROLLED_BACK_TO_STABLE, "waiting for the workers"
+    )
+
+
+def complete(draft: Draft, rollout: PolicyRollout) -> None:
+    """See how far a rollback has reached; RolledBack is said only when it has reached all."""
+    status = draft.status(rollout)
+    if status.actuation is None:
+        raise RuntimeError("complete: the rollout has no actuation")
+    record, done = actuation.progress(draft.state, status.actuation, draft.now)
+    draft.update(rollout, actuation=record)
+    if not done:
+        return
+    message = actuation.summary(record)
+    draft.update(rollout, phase=phases.ROLLED_BACK, finished_at=to_text(draft.now))
+    draft.condition(rollout, names.ROLLED_BACK, True, Reason.ACKNOWLEDGED, message)
+    draft.condition(rollout, names.RECONCILING, False, Reason.ACKNOWLEDGED)
+    if rollout.spec.type == phases.ROLLBACK:
+        draft.condition(rollout, names.READY, True, Reason.ROLLED_BACK_TO_STABLE, message)
+    draft.tell(
+        rollout.kind, rollout.metadata, Reason.ACKNOWLEDGED, message, key=f"epoch-{record.epoch}"
+    )
+    draft.actuations.append((record.milliseconds or 0) / 1000)
+
+
+def intend(draft: Draft, digest: str, policy: str, waived: bool) -> None:
+    """Make a policy the one that is meant to be served; the former one may be gone back to."""
+    before, assignment = draft.model.intended, draft.assignment
+    moment = (assignment.decided_at if assignment else "") or to_micro(draft.now)
+    history = draft.model.history
+    if before is not None and before.digest != digest:
+        revoked = revocation(draft.model, before.digest)
+        former = FormerStable(
+            digest=before.digest,
+            policy=before.policy,
+            since=before.since,
+            until=moment,
+            revoked_at=to_micro(revoked) if revoked else "",
+        )
+        history = [one for one in history if one.digest != before.digest]
+        history = [*history, former][-MAX_REMEMBERED:]
+    draft.update_model(
+        intended=StablePolicy(digest=digest, policy=policy, since=moment, waived=waived),
+        history=history,
+    )
+
+
+def reject_digest(draft: Draft, digest: str) -> None:
+    """Remember a digest that was rolled back or rejected."""
+    known = [one for one in draft.model.rejected_digests if one != digest]
+    draft.update_model(rejected_digests=[*known, digest][-MAX_REMEMBERED:])
+
+
+def _begin_actuation(draft: Draft, rollout: PolicyRollout) -> None:
+    assignment = draft.assignment
+    if assignment is None:
+        raise RuntimeError("actuation: there is no assignment")
+    record = actuation.begin(
+        draft.state,
+        epoch=assignment.epoch,
+        decided_at=assignment.decided_at or to_micro(draft.now),
+        lease_seconds=assignment.lease_seconds,
+    )
+    draft.update(rollout, phase=phases.ROLLING_BACK, weight_basis_points=0, actuation=record)

@@ -1,0 +1,82 @@
+"""Where a rollout stands, read from its status: the vocabulary of the rollout stories. Pure."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from trimwheel_api.kinds import PolicyRollout
+from trimwheel_api.kinds.adaptive_model import Step
+from trimwheel_api.kinds.policy_rollout import EffectiveRules, PolicyRolloutStatus
+from trimwheel_api.names import Action
+from trimwheel_api.values import basis_points
+from trimwheel_operator.plan.clock import parse
+
+QUEUED = "Queued"
+PROGRESSING = "Progressing"
+AWAITING_APPROVAL = "AwaitingApproval"
+PROMOTED = "Promoted"
+ROLLING_BACK = "RollingBack"
+ROLLED_BACK = "RolledBack"
+STALLED = "Stalled"
+
+ROLLBACK = "Rollback"
+CANARY = "Canary"
+
+
+def is_finished(status: PolicyRolloutStatus) -> bool:
+    """Ended, one way or another; never looked at again."""
+    return bool(status.finished_at)
+
+
+def is_pending(status: PolicyRolloutStatus) -> bool:
+    """Its rules are not frozen yet: it waits, or was refused for now."""
+    return status.effective is None and not is_finished(status)
+
+
+def is_rolling_back(status: PolicyRolloutStatus) -> bool:
+    """Decided, and not yet known to have reached every worker."""
+    return status.phase == ROLLING_BACK and not is_finished(status)
+
+
+def is_active(status: PolicyRolloutStatus) -> bool:
+    """A canary under way: at most one of a model."""
+    running = status.effective is not None and not is_finished(status)
+    return running and status.phase != ROLLING_BACK
+
+
+def was_started(status: PolicyRolloutStatus) -> bool:
+    """Whether the start, that is the first assignment with the candidate, was recorded."""
+    return any(one.action == Action.START for one in status.decisions)
+
+
+def rules(status: PolicyRolloutStatus) -> EffectiveRules:
+    """The frozen rules of an active rollout. Raises ValueError on one that has none."""
+    if status.effective is None:
+        raise ValueError("effective: the rollout has not started")
+    return status.effective
+
+
+def current_step(status: PolicyRolloutStatus) -> Step:
+    """The step that the rollout is on."""
+    steps = rules(status).rollout.steps
+    return steps[min(status.step, len(steps) - 1)]
+
+
+def step_weight(status: PolicyRolloutStatus) -> int:
+    """Basis points of the current step."""
+    return basis_points(current_step(status).weight)
+
+
+def is_last_step(status: PolicyRolloutStatus) -> bool:
+    """Whether promotion is what comes next."""
+    return status.step >= len(rules(status).rollout.steps) - 1
+
+
+def age(rollout: PolicyRollout) -> tuple[str, str]:
+    """Sort key: oldest first, then by name."""
+    return rollout.metadata.creation_timestamp, rollout.name
+
+
+def created(timestamp: str) -> datetime | None:
+    """Moment behind a creationTimestamp."""
+    return parse(timestamp)

@@ -1,0 +1,101 @@
+"""What an AdaptivePolicy's status says: its digest, whether it is certified, where it serves."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from trimwheel_api import names
+from trimwheel_api.errors import PolicyInvalid
+from trimwheel_api.kinds import AdaptiveModel, AdaptivePolicy, Condition
+from trimwheel_api.kinds.adaptive_policy import ActiveIn, AdaptivePolicyStatus
+from trimwheel_api.names import Reason
+from trimwheel_api.policy import Policy, parse_policy
+from trimwheel_operator.plan.actions import Action
+from trimwheel_operator.plan.certificates import Standing, revocation, standing
+from trimwheel_operator.plan.conditions import with_condition
+from trimwheel_operator.plan.draft import Draft, status_patch
+
+
+def patches(draft: Draft) -> list[Action]:
+    """Status patches of the model's policies."""
+    found: list[Action] = []
+    for policy in draft.state.policies:
+        after = status_of(draft, policy)
+        found += status_patch(policy.kind, policy.metadata, policy.status, after)
+    return found
+
+
+def status_of(draft: Draft, policy: AdaptivePolicy) -> AdaptivePolicyStatus:
+    """The status that follows from the document, its certificate and the assignment."""
+    try:
+        parsed = parse_policy(policy.spec.policy)
+    except PolicyInvalid as error:
+        return _invalid(policy, error, draft.now)
+    model = draft.state.model
+    certified = _standing(draft, policy, parsed, model)
+    active = _active(draft, parsed.digest)
+    where = ", ".join(one.arm for one in active)
+    rows = [
+        (names.READY, True, Reason.ACCEPTED, "the document is valid"),
+        (names.RECONCILING, False, Reason.ACCEPTED, ""),
+        (names.STALLED, False, Reason.ACCEPTED, ""),
+        (names.CERTIFIED, certified.valid, certified.reason, certified.message),
+        (names.ACTIVE, bool(active), Reason.ACCEPTED, f"serves as {where}" if where else ""),
+    ]
+    return AdaptivePolicyStatus(
+        observed_generation=policy.metadata.generation,
+        digest=parsed.digest,
+        active=active,
+        conditions=_conditions(policy, rows, draft.now),
+    )
+
+
+def _standing(
+    draft: Draft, policy: AdaptivePolicy, parsed: Policy, model: AdaptiveModel | None
+) -> Standing:
+    if model is None:
+        message = f"spec.model: there is no AdaptiveModel {policy.spec.model!r}"
+        return Standing("None", Reason.MODEL_NOT_FOUND, message)
+    return standing(policy, model, revocation(draft.model, parsed.digest), draft.now)
+
+
+def _active(draft: Draft, digest: str) -> list[ActiveIn]:
+    spec = draft.assignment
+    if spec is None or draft.state.model is None:
+        return []
+    arms = [(names.ARM_STABLE, spec.stable), (names.ARM_CANDIDATE, spec.candidate)]
+    return [
+        ActiveIn(model=draft.state.name, arm=arm)
+        for arm, assigned in arms
+        if assigned is not None and assigned.digest == digest
+    ]
+
+
+def _invalid(policy: AdaptivePolicy, error: PolicyInvalid, now: datetime) -> AdaptivePolicyStatus:
+    rows = [
+        (names.READY, False, Reason.POLICY_INVALID, error.sentence()),
+        (names.RECONCILING, False, Reason.POLICY_INVALID, ""),
+        (names.STALLED, True, Reason.POLICY_INVALID, error.sentence()),
+        (names.CERTIFIED, False, Reason.POLICY_INVALID, ""),
+        (names.ACTIVE, False, Reason.POLICY_INVALID, ""),
+    ]
+    return AdaptivePolicyStatus(
+        observed_generation=policy.metadata.generation, conditions=_conditions(policy, rows, now)
+    )
+
+
+def _conditions(
+    policy: AdaptivePolicy, rows: list[tuple[str, bool, str, str]], now: datetime
+) -> list[Condition]:
+    conditions = list(policy.status.conditions)
+    for kind, state, reason, message in rows:
+        conditions = with_condition(
+            conditions,
+            kind,
+            state,
+            reason,
+            message,
+            now=now,
+            generation=policy.metadata.generation,
+        )
+    return conditions

@@ -1,0 +1,215 @@
+"""All rollouts of one model: what was decided before a crash, who waits, who goes, who is next.
+
+At most one canary is active; others are Queued, oldest first. A Rollback does not queue: it
+pre-empts. What happens inside an active canary is `canary`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from trimwheel_api import names
+from trimwheel_api.kinds import AdaptiveModel, PolicyRollout
+from trimwheel_api.kinds.policy_assignment import PolicyAssignmentSpec
+from trimwheel_api.kinds.policy_rollout import PolicyRolloutStatus
+from trimwheel_api.names import Action, Reason
+from trimwheel_api.values import basis_points
+from trimwheel_operator.plan import canary, gates, outcomes, phases
+from trimwheel_operator.plan.approvals import rejection
+from trimwheel_operator.plan.clock import to_text
+from trimwheel_operator.plan.conditions import is_true
+from trimwheel_operator.plan.draft import Draft
+from trimwheel_operator.plan.gates import Refusal, Request
+from trimwheel_operator.plan.outcomes import Stop
+from trimwheel_operator.plan.stable import known_document, policy_of_digest
+
+
+def story(draft: Draft, model: AdaptiveModel) -> None:
+    """Everything about this model's rollouts, in order."""
+    settle(draft, model)
+    for rollout in _with(draft, phases.is_rolling_back):
+        outcomes.complete(draft, rollout)
+    admitted = [one for one in _with(draft, phases.is_pending) if admit(draft, one, model)]
+    if draft.assignment is None:
+        return
+    urgent = next((one for one in admitted if one.spec.type == phases.ROLLBACK), None)
+    if urgent is not None:
+        preempt(draft, urgent)
+        outcomes.go_back(draft, urgent)
+        return
+    for rollout in _with(draft, phases.is_active):
+        canary.drive(draft, rollout, model)
+    queue(draft, admitted, model)
+
+
+def orphans(draft: Draft) -> None:
+    """Rollouts whose model is not there (yet, or any more)."""
+    for rollout in draft.state.rollouts:
+        status = draft.status(rollout)
+        if phases.is_finished(status):
+            continue
+        model = rollout.spec.model
+        message = f"spec.model: there is no AdaptiveModel {model!r} in this namespace"
+        refuse(
+            draft, rollout, Refusal(Reason.MODEL_NOT_FOUND, message, not phases.is_pending(status))
+        )
+
+
+def _with(draft: Draft, predicate: Callable[[PolicyRolloutStatus], bool]) -> list[PolicyRollout]:
+    found = [one for one in draft.state.rollouts if predicate(draft.status(one))]
+    return sorted(found, key=phases.age)
+
+
+# --- after a crash -----------------------------------------------------------------------------
+
+
+def settle(draft: Draft, model: AdaptiveModel) -> None:
+    """Read back from the assignment what was decided and not yet recorded.
+
+    The assignment is written before any status, so a status may be one decision behind it.
+    """
+    spec = draft.assignment
+    if spec is None:
+        return
+    for rollout in _with(draft, phases.is_active):
+        if rollout.spec.type == phases.CANARY:
+            _settle_canary(draft, rollout, spec, model)
+    for rollout in _with(draft, phases.is_pending):
+        if rollout.spec.type == phases.ROLLBACK and spec.rollout == rollout.name:
+            outcomes.record_return(draft, rollout)
+
+
+def _settle_canary(
+    draft: Draft, rollout: PolicyRollout, spec: PolicyAssignmentSpec, model: AdaptiveModel
+) -> None:
+    status, digest = draft.status(rollout), rollout.spec.policy_digest
+    started = phases.was_started(status)
+    if spec.rollout != rollout.name:
+        if started:
+            stop = Stop(Reason.PREEMPTED, f"rollout {spec.rollout} came first")
+            outcomes.record_rollback(draft, rollout, stop)
+        return
+    if spec.candidate is not None and spec.candidate.digest == digest:
+        if not started:
+            outcomes.record_start(draft, rollout, spec.weight_basis_points, spec.decided_at)
+        elif not spec.hold:
+            _settle_step(draft, rollout, spec)
+        return
+    if spec.stable.digest == digest:
+        _settle_promotion(draft, rollout)
+        return
+    outcomes.record_rollback(draft, rollout, _likely_stop(draft, rollout, model))
+
+
+def _settle_step(draft: Draft, rollout: PolicyRollout, spec: PolicyAssignmentSpec) -> None:
+    status = draft.status(rollout)
+    steps = phases.rules(status).rollout.steps
+    if spec.weight_basis_points == phases.step_weight(status):
+        return
+    for index in range(status.step + 1, len(steps)):
+        if basis_points(steps[index].weight) == spec.weight_basis_points:
+            outcomes.enter_step(draft, rollout, index, spec.decided_at)
+            return
+
+
+def _settle_promotion(draft: Draft, rollout: PolicyRollout) -> None:
+    given = [one for one in draft.state.approvals if one.spec.rollout_uid == rollout.metadata.uid]
+    approver = next((one.spec.approver for one in given if one.spec.decision == "Approve"), "")
+    reason = Reason.APPROVED if approver else Reason.PROMOTED
+    outcomes.record_promotion(draft, rollout, reason, approver)
+
+
+def _likely_stop(draft: Draft, rollout: PolicyRollout, model: AdaptiveModel) -> Stop:
+    """Why the candidate was taken away, as far as the objects still tell."""
+    if rollout.spec.abort:
+        return Stop(Reason.ABORTED, "spec.abort is set")
+    if (found := rejection(draft, rollout)) is not None:
+        return Stop(Reason.REJECTED, f"{found.spec.approver} rejected it", found.spec.approver)
+    canary.judge(draft, rollout)
+    failed = canary.guard_failed(draft, rollout, model)
+    return failed or Stop(
+        Reason.GUARD_FAILED, "a guard failed; the operator restarted before it wrote which"
+    )
+
+
+# --- who may start -----------------------------------------------------------------------------
+
+
+def admit(draft: Draft, rollout: PolicyRollout, model: AdaptiveModel) -> bool:
+    """Whether a pending rollout passes its gates; a refusal is in its conditions."""
+    if rollout.spec.abort:
+        refuse(draft, rollout, Refusal(Reason.ABORTED, "spec.abort is set"))
+        return False
+    spec = rollout.spec
+    if spec.type == phases.ROLLBACK:
+        policy = policy_of_digest(draft.state, spec.policy_digest, spec.policy)
+    else:
+        policy = next((one for one in draft.state.policies if one.name == spec.policy), None)
+    request = Request(
+        rollout=rollout,
+        model=model,
+        status=draft.model,
+        policy=policy,
+        document_known=known_document(draft.state, spec.policy_digest) is not None,
+        now=draft.now,
+    )
+    chain = gates.ROLLBACK if spec.type == phases.ROLLBACK else gates.CANARY
+    refusal = gates.first_refusal(request, chain)
+    if refusal is not None:
+        refuse(draft, rollout, refusal)
+        return False
+    if is_true(draft.status(rollout).conditions, names.STALLED):
+        draft.condition(rollout, names.STALLED, False, Reason.ACCEPTED)
+    return True
+
+
+def refuse(draft: Draft, rollout: PolicyRollout, refusal: Refusal) -> None:
+    """Say why it may not start; a final refusal ends it."""
+    known = draft.status(rollout).condition(names.STALLED)
+    told = known is not None and known.status == "True" and known.reason == refusal.reason
+    draft.update(rollout, phase=phases.STALLED)
+    if refusal.final:
+        draft.update(rollout, finished_at=to_text(draft.now), weight_basis_points=0)
+        draft.decide(rollout, Action.REFUSE, refusal.reason, refusal.message)
+    elif not told:
+        draft.tell(rollout.kind, rollout.metadata, refusal.reason, refusal.message, "Warning")
+    draft.condition(rollout, names.STALLED, True, refusal.reason, refusal.message)
+    draft.condition(rollout, names.READY, False, refusal.reason, refusal.message)
+    draft.condition(rollout, names.RECONCILING, False, refusal.reason)
+    draft.condition(rollout, names.QUEUED, False, refusal.reason)
+
+
+def preempt(draft: Draft, rollback: PolicyRollout) -> None:
+    """End what is under way in favour of a Rollback."""
+    for rollout in _with(draft, phases.is_active):
+        stop = Stop(
+            Reason.PREEMPTED, f"rollout {rollback.name} goes back", rollback.spec.requested_by
+        )
+        outcomes.roll_back(draft, rollout, stop)
+
+
+def queue(draft: Draft, admitted: list[PolicyRollout], model: AdaptiveModel) -> None:
+    """Freeze the rules of the oldest when nothing is under way; the others wait."""
+    busy = [
+        one.name
+        for one in draft.state.rollouts
+        if phases.is_active(draft.status(one)) or phases.is_rolling_back(draft.status(one))
+    ]
+    held = draft.assignment is not None and draft.assignment.hold
+    for rollout in admitted:
+        if held:
+            message = "a person set hold on the assignment; a Rollback newer than it lifts it"
+            wait(draft, rollout, Reason.HELD, message)
+        elif busy:
+            wait(draft, rollout, Reason.ANOTHER_ROLLOUT_ACTIVE, f"after rollout {busy[0]}")
+        else:
+            outcomes.freeze(draft, rollout, model, outcomes.is_certified(draft, rollout, model))
+            busy.append(rollout.name)
+
+
+def wait(draft: Draft, rollout: PolicyRollout, reason: str, message: str) -> None:
+    """Say that it waits, and for what."""
+    draft.update(rollout, phase=phases.QUEUED)
+    draft.condition(rollout, names.QUEUED, True, reason, message)
+    draft.condition(rollout, names.READY, False, reason, message)
+    draft.condition(rollout, names.RECONCILING, True, reason, message)

@@ -1,0 +1,105 @@
+"""What everyone is served: the intended policy while its promise stands, else full depth.
+
+This rule needs nobody's approval and has no memory but the objects: it runs in every pass, and
+one assignment write carries it out. Also here: the audit rate, and where documents come from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trimwheel_api.errors import PolicyInvalid
+from trimwheel_api.kinds import AdaptiveModel, AdaptivePolicy, TuningRun
+from trimwheel_api.kinds.adaptive_model import StablePolicy
+from trimwheel_api.kinds.policy_assignment import AssignedPolicy
+from trimwheel_api.names import Reason
+from trimwheel_api.policy import DENSE, parse_policy
+from trimwheel_operator.plan.certificates import Standing, digest_of_policy, harm_since
+from trimwheel_operator.plan.draft import Draft
+from trimwheel_operator.plan.observed import ObservedState
+
+DENSE_ASSIGNED = AssignedPolicy(digest=DENSE.digest, document=DENSE.canonical_bytes().decode())
+
+
+@dataclass(frozen=True, slots=True)
+class StableChoice:
+    """The policy that everyone shall be served, and why it is not the intended one."""
+
+    assigned: AssignedPolicy
+    policy: str
+    standing: Standing
+    degraded: bool = False
+
+
+def choose(draft: Draft, model: AdaptiveModel, found: Standing) -> StableChoice:
+    """The stable policy that follows from the intended one and its certificate's standing."""
+    intended = draft.model.intended
+    if intended is None or intended.digest == DENSE.digest:
+        return StableChoice(DENSE_ASSIGNED, "", found)
+    document = known_document(draft.state, intended.digest)
+    if document is not None and (found.valid or _tolerated(draft, model, intended, found)):
+        return StableChoice(document, intended.policy, found)
+    return StableChoice(DENSE_ASSIGNED, "", found, degraded=True)
+
+
+def _tolerated(draft: Draft, model: AdaptiveModel, intended: StablePolicy, found: Standing) -> bool:
+    """Whether a person decided that it may be served without a valid certificate."""
+    harmed = found.reason == Reason.CERTIFICATE_REVOKED or bool(
+        harm_since(intended, draft.model.drift)
+    )
+    if harmed:
+        return model.spec.drift.on_harm == "alert"
+    return intended.waived and found.reason != Reason.MODEL_DIGEST_CHANGED
+
+
+def known_document(state: ObservedState, digest: str) -> AssignedPolicy | None:
+    """The document behind a digest, from the assignment or from any policy of the model."""
+    if digest == DENSE.digest:
+        return DENSE_ASSIGNED
+    spec = state.assignment.spec if state.assignment else None
+    for assigned in (spec.stable, spec.candidate) if spec else ():
+        if assigned and assigned.digest == digest:
+            return assigned
+    policy = policy_of_digest(state, digest)
+    return assigned_policy(policy) if policy else None
+
+
+def assigned_policy(policy: AdaptivePolicy) -> AssignedPolicy | None:
+    """A policy as an assignment carries it, or None when its document breaks a rule."""
+    try:
+        parsed = parse_policy(policy.spec.policy)
+    except PolicyInvalid:
+        return None
+    return AssignedPolicy(digest=parsed.digest, document=parsed.canonical_bytes().decode())
+
+
+def policy_of_digest(state: ObservedState, digest: str, name: str = "") -> AdaptivePolicy | None:
+    """The policy with this digest; the named one first, then the newest that has a certificate.
+
+    Two policies may hold the same document with different certificates.
+    """
+    same = [one for one in state.policies if digest_of_policy(one) == digest]
+    same.sort(
+        key=lambda one: (
+            one.name == name,
+            one.spec.certificate is not None,
+            one.metadata.creation_timestamp,
+            one.name,
+        )
+    )
+    return same[-1] if same else None
+
+
+def audit_rate(state: ObservedState, model: AdaptiveModel) -> str:
+    """The model's rate, or its alarm rate while a covariate alarm waits for its verdict."""
+    if any(is_unjudged_alarm(run) for run in state.runs):
+        return model.spec.audits.alarm_rate
+    return model.spec.audits.rate
+
+
+def is_unjudged_alarm(run: TuningRun) -> bool:
+    """Inputs moved, and audits have not said yet whether that does harm."""
+    if run.spec.reason != Reason.COVARIATE_DRIFT or run.status.outcome or run.status.finished_at:
+        return False
+    drift = run.status.drift
+    return drift is None or drift.verdict == "NotEnoughEvidence"

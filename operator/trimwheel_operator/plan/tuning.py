@@ -1,0 +1,150 @@
+"""TuningRuns become Jobs: one at a time for a model, found again by name, never twice.
+
+Pipelines write a run's status; the operator adds what they cannot know: that the Job was made,
+waits, or died without a word. A run that failed leaves the incumbent where it was. Pure.
+"""
+
+from __future__ import annotations
+
+from trimwheel_api import names
+from trimwheel_api.kinds import AdaptiveModel, TuningRun
+from trimwheel_api.kinds.tuning_run import TuningRunStatus
+from trimwheel_api.names import Reason
+from trimwheel_operator import manifests
+from trimwheel_operator.plan.actions import Action, CreateJob, DeleteJob
+from trimwheel_operator.plan.clock import to_text
+from trimwheel_operator.plan.conditions import State, with_condition
+from trimwheel_operator.plan.draft import Draft, status_patch
+from trimwheel_operator.plan.observed import ObservedState, TuningJob
+from trimwheel_operator.plan.validation import first_mistake
+
+_Row = tuple[str, State | bool, str, str]
+
+
+def story(draft: Draft) -> list[Action]:
+    """Jobs to create or delete, and what the runs' statuses lack."""
+    state, model = draft.state, draft.state.model
+    found = stray_jobs(state)
+    runs = sorted(
+        (run for run in state.runs if not is_finished(run)),
+        key=lambda run: (run.metadata.creation_timestamp, run.name),
+    )
+    busy = ""
+    for run in runs:
+        job = job_of(state, run)
+        if model is None:
+            found += _missing_model(draft, run)
+        elif job is not None:
+            found += _follow(draft, run, job)
+            busy = busy or ("" if job.finished else run.name)
+        elif was_created(run):
+            message = "its Job is gone, and it left no outcome"
+            found += _fail(draft, run, message)
+        elif busy:
+            found += _wait(draft, run, f"TuningRun {busy} runs first")
+        elif mistake := first_mistake(model):
+            found += _wait(draft, run, f"model: {mistake.sentence()}")
+        else:
+            found += _create(draft, run, model)
+            busy = run.name
+    return found
+
+
+def is_finished(run: TuningRun) -> bool:
+    """Pipelines, or the operator in their place, said how it ended."""
+    return bool(run.status.outcome)
+
+
+def was_created(run: TuningRun) -> bool:
+    """Whether the Job of this run was made before."""
+    found = run.status.condition(names.RECONCILING)
+    started = bool(run.status.started_at or run.status.phase)
+    return started or (found is not None and found.reason == Reason.JOB_CREATED)
+
+
+def job_of(state: ObservedState, run: TuningRun) -> TuningJob | None:
+    """The run's Job."""
+    return next((job for job in state.jobs if job.run_uid == run.metadata.uid), None)
+
+
+def stray_jobs(state: ObservedState) -> list[Action]:
+    """Jobs whose TuningRun was deleted: nobody waits for their result."""
+    known = {run.metadata.uid for run in state.runs}
+    return [
+        DeleteJob(state.settings.release_namespace, job.name, job.uid)
+        for job in state.jobs
+        if job.run_uid not in known
+    ]
+
+
+def _create(draft: Draft, run: TuningRun, model: AdaptiveModel) -> list[Action]:
+    timeout = run.spec.budget.timeout or model.spec.tuning.timeout
+    manifest = manifests.tuning_job(run, timeout, draft.state.settings)
+    message = f"Job {manifest['metadata']['name']} in {draft.state.settings.release_namespace}"
+    draft.tell(run.kind, run.metadata, Reason.JOB_CREATED, message, key="job")
+    rows: list[_Row] = [
+        (names.READY, False, Reason.RUNNING, "no outcome yet"),
+        (names.RECONCILING, True, Reason.JOB_CREATED, message),
+        (names.STALLED, False, Reason.JOB_CREATED, ""),
+    ]
+    return [CreateJob(manifest), *_patch(draft, run, rows)]
+
+
+def _follow(draft: Draft, run: TuningRun, job: TuningJob) -> list[Action]:
+    """Speak for a Job that ended without saying how."""
+    if not job.finished:
+        return []
+    return _fail(draft, run, job.message or "its Job ended without an outcome")
+
+
+def _fail(draft: Draft, run: TuningRun, message: str) -> list[Action]:
+    text = f"{message}; the incumbent policy stays"
+    draft.tell(run.kind, run.metadata, Reason.JOB_FAILED, text, "Warning", key="failed")
+    rows: list[_Row] = [
+        (names.READY, False, Reason.JOB_FAILED, text),
+        (names.RECONCILING, False, Reason.JOB_FAILED, ""),
+        (names.STALLED, True, Reason.JOB_FAILED, text),
+    ]
+    ended = {"outcome": Reason.FAILED, "finished_at": to_text(draft.now)}
+    return _patch(draft, run, rows, **ended)
+
+
+def _wait(draft: Draft, run: TuningRun, message: str) -> list[Action]:
+    rows: list[_Row] = [
+        (names.READY, False, Reason.RUNNING, message),
+        (names.RECONCILING, True, Reason.RUNNING, message),
+        (names.STALLED, False, Reason.RUNNING, ""),
+    ]
+    return _patch(draft, run, rows)
+
+
+def _missing_model(draft: Draft, run: TuningRun) -> list[Action]:
+    message = f"spec.model: there is no AdaptiveModel {run.spec.model!r} in this namespace"
+    rows: list[_Row] = [
+        (names.READY, False, Reason.MODEL_NOT_FOUND, message),
+        (names.RECONCILING, False, Reason.MODEL_NOT_FOUND, ""),
+        (names.STALLED, True, Reason.MODEL_NOT_FOUND, message),
+    ]
+    return _patch(draft, run, rows)
+
+
+def _patch(draft: Draft, run: TuningRun, rows: list[_Row], **changes: str) -> list[Action]:
+    conditions = list(run.status.conditions)
+    for kind, state, reason, message in rows:
+        conditions = with_condition(
+            conditions,
+            kind,
+            state,
+            reason,
+            message,
+            now=draft.now,
+            generation=run.metadata.generation,
+        )
+    after: TuningRunStatus = run.status.model_copy(
+        update={
+            "conditions": conditions,
+            "observed_generation": run.metadata.generation,
+            **changes,
+        }
+    )
+    return status_patch(run.kind, run.metadata, run.status, after)

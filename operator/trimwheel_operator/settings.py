@@ -1,0 +1,93 @@
+"""Settings of the operator: one dataclass, read from the environment that the chart sets.
+
+`__main__` reads them once; everything else gets the dataclass. Policy defaults are not here but
+at the fields of the kinds.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from trimwheel_api import names
+from trimwheel_api.errors import SpecInvalid
+from trimwheel_api.values import seconds
+
+PASSED_TO_JOBS: Final = (
+    "TRIMWHEEL_RELEASE_NAMESPACE", "TRIMWHEEL_RELEASE_NAME", "PROMETHEUS_URL",
+    "MLFLOW_TRACKING_URI", "MLFLOW_PUBLIC_URL", "TRIMWHEEL_RECORDS_URI", "TRIMWHEEL_LEDGER_URL",
+    "TRIMWHEEL_RAY_ADDRESS", "TRIMWHEEL_RAY_CPUS", "TRIMWHEEL_ALLOWED_PREFIXES",
+    "TRIMWHEEL_SCRAPE_INTERVAL", "TRIMWHEEL_MODEL_CACHE",
+)  # fmt: skip
+"""Variables of the operator's own that a TuningRun Job gets as they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the operator knows before it has seen an object."""
+
+    release_namespace: str = names.RELEASE_NAMESPACE
+    """Where operator, pipelines and TuningRun Jobs live."""
+    prometheus_url: str = ""
+    """Where evidence is read; empty means that there is none, so nothing is promoted."""
+    mlflow_tracking_uri: str = ""
+    """Handed to the workers' init step, which resolves models:/ addresses."""
+    records_uri: str = ""
+    """fsspec root of audit records, handed to workers; empty switches records off."""
+    allowed_prefixes: str = ""
+    """Comma list of model addresses that the init step accepts."""
+    worker_image: str = "trimwheel-workers"
+    pipelines_image: str = "trimwheel-pipelines"
+    image_pull_policy: str = "IfNotPresent"
+    bind: str = "0.0.0.0"
+    """Address that workers listen on; `$(POD_IP)` where pods share one network namespace."""
+    service_port: int = 80
+    """Port of a model's Service."""
+    scrape_interval: float = 15.0
+    """Seconds between scrapes: evidence cannot change faster, so rollouts are judged this often."""
+    resync: float = 30.0
+    """Seconds after which a model is looked at again though nothing was heard of it."""
+    leader_seconds: float = 15.0
+    """A new operator waits this long for a silent one; the old one stops writing before that."""
+    identity: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """Holder of the leader lock: the pod's uid, so that a restarted container goes straight on."""
+    job_environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables passed to TuningRun Jobs."""
+
+
+def from_environment(environ: Mapping[str, str] = os.environ) -> Settings:
+    """The settings of this process. Raises SpecInvalid naming a variable that does not parse."""
+    default = Settings(identity=environ.get("POD_UID") or uuid.uuid4().hex)
+
+    def text(name: str, fallback: str) -> str:
+        return environ.get(name) or fallback
+
+    def span(name: str, fallback: float) -> float:
+        given = environ.get(name)
+        if not given:
+            return fallback
+        try:
+            return seconds(given) if not given.isdecimal() else float(given)
+        except ValueError as error:
+            raise SpecInvalid(name, "must be a duration such as 30s", given) from error
+
+    return Settings(
+        release_namespace=text("TRIMWHEEL_RELEASE_NAMESPACE", default.release_namespace),
+        prometheus_url=text("PROMETHEUS_URL", ""),
+        mlflow_tracking_uri=text("MLFLOW_TRACKING_URI", ""),
+        records_uri=text("TRIMWHEEL_RECORDS_URI", ""),
+        allowed_prefixes=text("TRIMWHEEL_ALLOWED_PREFIXES", ""),
+        worker_image=text("TRIMWHEEL_WORKER_IMAGE", default.worker_image),
+        pipelines_image=text("TRIMWHEEL_PIPELINES_IMAGE", default.pipelines_image),
+        image_pull_policy=text("TRIMWHEEL_IMAGE_PULL_POLICY", default.image_pull_policy),
+        bind=text("TRIMWHEEL_BIND", default.bind),
+        service_port=int(text("TRIMWHEEL_SERVICE_PORT", str(default.service_port))),
+        scrape_interval=span("TRIMWHEEL_SCRAPE_INTERVAL", default.scrape_interval),
+        resync=span("TRIMWHEEL_RESYNC", default.resync),
+        leader_seconds=span("TRIMWHEEL_LEADER_SECONDS", default.leader_seconds),
+        identity=default.identity,
+        job_environment={name: environ[name] for name in PASSED_TO_JOBS if name in environ},
+    )
