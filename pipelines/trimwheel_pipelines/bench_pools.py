@@ -1,20 +1,27 @@
-"""Pools of audit records for the benches: synthetic ones, and those of a trained model.
+"""Pools of audit records for the benches: made-up, served, or of a trained model.
 
 A pool stands for a whole population: draws are taken from it, and what was decided on a draw is
-judged on all of it. Used by `bench_replay` and `bench_certificate`.
+judged on all of it. Used by `bench_replay` and `bench_certificate`. Trained models come through the
+entry-point group `trimwheel.pools` (a function `seed -> Pool`), because this package must not know
+the packages that train them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import expit
 
+from trimwheel_api.errors import InvalidInput, NotEnoughData
+from trimwheel_pipelines.records import RecordReader
 from trimwheel_pipelines.replay import ReplayRecords
 
-SYNTHETIC = "synthetic"
+SYNTHETIC: Final = "synthetic"
+POOL_GROUP: Final = "trimwheel.pools"
 
 
 @dataclass(frozen=True)
@@ -25,6 +32,45 @@ class Pool:
     records: ReplayRecords
     costs: tuple[float, ...]  # [E + 1]
     sessions: npt.NDArray[np.int64]  # [N]
+
+
+def load_pool(
+    name: str, *, rows: int, exits: int, seed: int, session_length: int, records: str = ""
+) -> Pool:
+    """The pool that a bench's options name; `records` (`URI#namespace/model`) wins over `name`.
+
+    Raises InvalidInput for an unknown pool, NotEnoughData for an empty one.
+    """
+    if records:
+        return served_pool(records)
+    if name == SYNTHETIC:
+        return synthetic_pool(rows, exits, seed, session_length)
+    known = {entry.name: entry for entry in entry_points(group=POOL_GROUP)}
+    if name not in known:
+        raise InvalidInput("pool", f"must be one of {sorted([SYNTHETIC, *known])}", name)
+    pool = known[name].load()(seed)
+    if not isinstance(pool, Pool):
+        raise InvalidInput("pool", f"entry point {name!r} must return a Pool", type(pool).__name__)
+    return pool
+
+
+def served_pool(address: str) -> Pool:
+    """All audit records that the workers of one model have stored; costs are exits passed."""
+    uri, _, model = address.partition("#")
+    namespace, _, name = model.partition("/")
+    if not (uri and namespace and name):
+        raise InvalidInput("records", "must look like URI#NAMESPACE/MODEL", address)
+    stored = RecordReader(uri, namespace, name).read(0.0)
+    if not len(stored):
+        raise NotEnoughData(f"audit records of {model} below {uri}", 0, 1)
+    predictions = stored.matrix("predictions")
+    _, sessions = np.unique(stored.column("session").astype(str), return_inverse=True)
+    return Pool(
+        address,
+        ReplayRecords.from_predictions(stored.matrix("scores"), predictions, predictions[:, -1]),
+        tuple(float(depth + 1) for depth in range(predictions.shape[1])),
+        sessions.astype(np.int64),
+    )
 
 
 def synthetic_pool(rows: int, exits: int, seed: int, session_length: int = 1) -> Pool:

@@ -137,10 +137,11 @@ def _cut(
     counts = np.bincount(index, minlength=whole).astype(np.float64)
     sums = np.bincount(index, weights=values, minlength=whole).astype(np.float64)
     kept = counts >= settings.minimum_count
-    ends = since + (np.arange(whole) + 1) * settings.block
+    ends: Floats = since + (np.arange(whole, dtype=np.float64) + 1.0) * settings.block
     early = values[index < settings.reference / settings.block]
     spread = float(early.std()) if len(early) > 1 else 0.0
-    return _Blocks(ends[kept], np.asarray(sums[kept] / counts[kept]), counts[kept]), spread
+    means: Floats = sums[kept] / counts[kept]
+    return _Blocks(ends[kept], means, counts[kept]), spread
 
 
 def _z(

@@ -58,6 +58,22 @@ class ReplayRecords:
             raise ValueError("propensity: must lie in (0, 1]")
         return cls(table, matches, final, 1.0 / share)
 
+    @classmethod
+    def from_predictions(
+        cls,
+        scores: npt.ArrayLike,
+        predictions: npt.ArrayLike,
+        truth: npt.ArrayLike,
+        propensity: npt.ArrayLike | None = None,
+    ) -> ReplayRecords:
+        """Records of a run: `predictions` [N, E + 1] (last: its full depth), `truth` [N].
+
+        `truth` is the dense model's full-depth prediction; for the dense signature itself that is
+        the last column of `predictions`.
+        """
+        same = np.asarray(predictions) == np.asarray(truth)[:, None]
+        return cls.build(scores, same[:, :-1], same[:, -1], propensity)
+
     def __len__(self) -> int:
         return int(self.scores.shape[0])
 

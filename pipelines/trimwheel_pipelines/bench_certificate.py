@@ -1,0 +1,285 @@
+"""`trimwheel bench certificate`: how often certificates break their promise, and what they save.
+
+Each draw plays a whole tuning run on a pool that stands for the population: search on some audits,
+certify on others that the search never saw, look again with twice as many if nothing passed. The
+released policy is judged on the *whole* pool. Draws take at most a tenth of the pool to certify:
+judged on the remainder of a half split, correct code seems to break its promise half as often
+again, because sampling without replacement pushes the two halves apart.
+
+Leaves out: knobs that need model runs, time (rates and missing audits), which unit tests cover.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import click
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import binom
+
+from trimwheel_api.errors import NotEnoughData
+from trimwheel_console import NEGATIVE, emit, output_option, progress, text_table
+from trimwheel_pipelines.audit_window import LOOK_SHARES, AuditWindow, Promise, select_audits
+from trimwheel_pipelines.bench_host import host
+from trimwheel_pipelines.bench_pools import SYNTHETIC, Pool, load_pool
+from trimwheel_pipelines.certificate import Certificate, Finalist, certify
+from trimwheel_pipelines.chain import search_chain, single_chain
+from trimwheel_pipelines.replay import ReplayTable, replay_reference
+
+POOL_SHARE: Final = 0.1
+"""Most of the pool that one look may certify on."""
+CONFIDENCE: Final = 0.999
+"""Correct code stays within `allowed` violations with this probability."""
+_OPENED = datetime(2026, 1, 1, tzinfo=UTC)
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """One run's promise and audits."""
+
+    epsilon: float
+    delta: float
+    search: int
+    certify: int
+    looks: int
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One run, judged on the whole pool."""
+
+    certified: bool
+    finalist: str
+    look: int
+    risk: float
+    cost: float  # relative to full depth
+    design_effect: float
+
+
+@click.command("certificate", short_help="Violations and cost of certificates over many draws.")
+@click.option("--draws", default=300, show_default=True, help="Tuning runs played.")
+@click.option("--epsilon", default=0.02, show_default=True, help="Promised disagreement.")
+@click.option("--delta", default=0.1, show_default=True, help="Chance of a broken promise a run.")
+@click.option("--search", default=1_000, show_default=True, help="Audits searched on.")
+@click.option("--certify", default=1_500, show_default=True, help="Audits of the first look.")
+@click.option("--seed", default=0, show_default=True, help="Of the pool and the draws.")
+@click.option("--pool", default=SYNTHETIC, show_default=True, help="synthetic, or a model's name.")
+@click.option("--records", default="", help="URI#NAMESPACE/MODEL: audit records as the pool.")
+@click.option("--pool-size", default=100_000, show_default=True, help="Of the synthetic pool.")
+@click.option("--exits", default=5, show_default=True, help="Of the synthetic pool.")
+@click.option("--session-length", default=1, show_default=True, help="Of the synthetic pool.")
+@output_option
+def command(
+    draws: int,
+    epsilon: float,
+    delta: float,
+    search: int,
+    certify: int,
+    seed: int,
+    pool: str,
+    records: str,
+    pool_size: int,
+    exits: int,
+    session_length: int,
+    output: str,
+) -> None:
+    """Certify again and again on small draws of a pool, and judge what was released on all of it.
+
+    Exits with 1 when promises are broken more often than correct code would (99.9 % limit).
+
+    \b
+    trimwheel bench certificate
+    trimwheel bench certificate --session-length 4
+    trimwheel bench certificate --pool demo --certify 1000 -o json
+    """
+    population = load_pool(
+        pool,
+        rows=pool_size,
+        exits=exits,
+        seed=seed,
+        session_length=session_length,
+        records=records,
+    )
+    result = run(population, sizes_for(population, epsilon, delta, search, certify), draws, seed)
+    emit(result, output, table=lambda: _table(result))
+    if not result["ok"]:
+        click.get_current_context().exit(NEGATIVE)
+
+
+def sizes_for(pool: Pool, epsilon: float, delta: float, search: int, certify: int) -> Sizes:
+    """As many looks as stay within a tenth of the pool; NotEnoughData when not even one does."""
+    limit = POOL_SHARE * len(pool.records)
+    looks = sum(certify * 2**look <= limit for look in range(len(LOOK_SHARES)))
+    if not looks:
+        raise NotEnoughData(
+            f"records of pool {pool.name}, of which a tenth may certify",
+            len(pool.records),
+            int(np.ceil(certify / POOL_SHARE)),
+        )
+    return Sizes(epsilon, delta, search, certify, looks)
+
+
+def run(pool: Pool, sizes: Sizes, draws: int, seed: int) -> dict[str, Any]:
+    """The measurement as JSON values."""
+    rng = np.random.default_rng(seed)
+    with progress() as bar:
+        played = [
+            play(pool, sizes, rng, seed=index)
+            for index in bar.track(range(draws), description="certificates")
+        ]
+    violations = sum(draw.risk > sizes.epsilon for draw in played)
+    allowed = int(binom.ppf(CONFIDENCE, draws, sizes.delta))
+    cost = np.array([draw.cost for draw in played])
+    return {
+        "bench": "certificate",
+        "pool": pool.name,
+        "pool_size": len(pool.records),
+        "exits": pool.records.exits,
+        "draws": draws,
+        "seed": seed,
+        "epsilon": sizes.epsilon,
+        "delta": sizes.delta,
+        "search": sizes.search,
+        "certify": sizes.certify,
+        "looks": sizes.looks,
+        "certified": sum(draw.certified for draw in played),
+        "violations": violations,
+        "allowed": allowed,
+        "ok": violations <= allowed,
+        "released_risk": _spread(np.array([draw.risk for draw in played])),
+        "design_effect": _spread(np.array([draw.design_effect for draw in played])),
+        "released_by": {
+            name: sum(draw.finalist == name for draw in played)
+            for name in sorted({draw.finalist for draw in played})
+        },
+        "released_at_look": [
+            sum(draw.certified and draw.look == look for draw in played)
+            for look in range(sizes.looks)
+        ],
+        "cost": {
+            "released": _spread(cost),
+            "best_single_threshold": best_single(pool, sizes.epsilon),
+            "earliest_agree_oracle": earliest_agree(pool),
+            "unit": "share of full depth, on the whole pool",
+        },
+        "host": host(),
+    }
+
+
+def play(pool: Pool, sizes: Sizes, rng: np.random.Generator, seed: int) -> Draw:
+    """One tuning run on fresh records, judged on the whole pool."""
+    # Sessions are drawn whole, in random order, as they would arrive.
+    order = np.argsort(rng.permutation(int(pool.sessions.max()) + 1)[pool.sessions], kind="stable")
+    search, stream = order[: sizes.search], order[sizes.search :]
+    finalists = _finalists(pool, sizes, search, seed)
+    result: Certificate | None = None
+    for look in range(sizes.looks):
+        result = _look(pool, sizes, finalists, search, stream, look)
+        if result.certified:
+            break
+    assert result is not None
+    full = pool.costs[-1]
+    if not result.certified:
+        return Draw(False, "full depth", result.look, 0.0, 1.0, 1.0)
+    point = np.array([result.thresholds], dtype=np.float64)
+    cost, risk = replay_reference(pool.records, point, pool.costs)
+    return Draw(
+        True,
+        str(result.finalist),
+        result.look,
+        float(risk[0]),
+        float(cost[0]) / full,
+        float(result.design_effect or 1.0),
+    )
+
+
+def _finalists(
+    pool: Pool, sizes: Sizes, search: npt.NDArray[np.int64], seed: int
+) -> list[tuple[str, Any]]:
+    table = ReplayTable(pool.records.take(search))
+    return [
+        ("searched", search_chain(table, pool.costs, sizes.epsilon, seed)),
+        ("single", single_chain(table, pool.costs, sizes.epsilon)),
+    ]
+
+
+def _look(
+    pool: Pool,
+    sizes: Sizes,
+    chains: list[tuple[str, Any]],
+    search: npt.NDArray[np.int64],
+    stream: npt.NDArray[np.int64],
+    look: int,
+) -> Certificate:
+    promise = Promise(sizes.epsilon, sizes.delta, sizes.certify, len(chains), look)
+    rows = stream[: promise.audits]
+    window = AuditWindow(
+        u=np.zeros(len(rows)),
+        rate=np.ones(len(rows)),
+        sessions=pool.sessions[rows],
+        opened=_OPENED,
+        closed=_OPENED + timedelta(days=1),
+    )
+    selection = select_audits(window, promise)
+    fresh = pool.records.take(rows[selection.rows])
+    finalists = [
+        Finalist(
+            name=name,
+            chain=chain,
+            costs=pool.costs,
+            dense_cost=pool.costs[-1],
+            search=pool.records.take(search),
+            search_sessions=pool.sessions[search],
+            certification=fresh,
+        )
+        for name, chain in chains
+    ]
+    return certify(finalists, selection, promise)
+
+
+def best_single(pool: Pool, epsilon: float) -> float:
+    """Cost of the best shared threshold in hindsight: chosen on the whole pool, without a proof."""
+    grid = np.arange(0, 10_001, 5) / 10_000
+    low, high = 0, len(grid) - 1
+    vector = np.ones((1, pool.records.exits))
+    while low < high:  # risk falls as the threshold rises
+        middle = (low + high) // 2
+        _, risk = replay_reference(pool.records, vector * grid[middle], pool.costs)
+        low, high = (low, middle) if risk[0] <= epsilon else (middle + 1, high)
+    cost, _ = replay_reference(pool.records, vector * grid[low], pool.costs)
+    return float(cost[0]) / pool.costs[-1]
+
+
+def earliest_agree(pool: Pool) -> float:
+    """Cost of leaving at the first exit that agrees with full depth: what nobody can know."""
+    agree = np.concatenate([pool.records.agree, np.ones((len(pool.records), 1), bool)], axis=1)
+    return float(np.asarray(pool.costs)[agree.argmax(axis=1)].mean()) / pool.costs[-1]
+
+
+def _spread(values: Floats) -> dict[str, float]:
+    low, middle, high = (float(value) for value in np.quantile(values, [0.1, 0.5, 0.9]))
+    return {"mean": float(values.mean()), "p10": low, "median": middle, "p90": high}
+
+
+def _table(result: dict[str, Any]) -> str:
+    cost, risk = result["cost"], result["released_risk"]
+    rows = [
+        ["violations", f"{result['violations']} of {result['draws']}"],
+        ["allowed (99.9 %)", result["allowed"]],
+        ["certified", f"{result['certified']} of {result['draws']}"],
+        ["released risk, median (p90)", f"{risk['median']:.2%} ({risk['p90']:.2%})"],
+        ["cost released, median", f"{cost['released']['median']:.3f}"],
+        ["cost of best single threshold", f"{cost['best_single_threshold']:.3f}"],
+        ["cost of earliest-agree oracle", f"{cost['earliest_agree_oracle']:.3f}"],
+        ["design effect, median", f"{result['design_effect']['median']:.2f}"],
+    ]
+    return (
+        f"{result['pool']} pool of {result['pool_size']:,}; epsilon {result['epsilon']:.1%}, "
+        f"delta {result['delta']:.0%}; search {result['search']:,}, certify "
+        f"{result['certify']:,} and up to {result['looks']} looks\n"
+        f"{text_table(['figure', 'value'], rows)}"
+    )
