@@ -1,0 +1,197 @@
+"""Where trials run: in this process, or as Ray core tasks. The study cannot tell the difference.
+
+An executor takes a batch of signatures and returns one outcome each, in order; a trial that raises
+comes back as a `Failure` and the others are unaffected. Both give the same results for the same
+batch: a trial depends on nothing but its arguments.
+
+Ray results are unpickled here, so whoever runs the Ray cluster runs code in this process: its
+address comes from the chart, never from an object, and token authentication is always on.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+from trimwheel_api.errors import Unavailable
+from trimwheel_pipelines.settings import LOCAL_RAY, Settings
+from trimwheel_pipelines.trials import Search, TrialResult, run_trial
+from trimwheel_workers.model.config import Signature
+
+log = logging.getLogger(__name__)
+
+OBJECT_STORE_BYTES = 256 * 2**20
+"""Inputs and scores of a study are megabytes; Ray's default would take a third of the memory."""
+_SOCKET_PATH_ROOM = 40
+"""Ray's own part of a Unix socket path takes the rest of the 107 characters there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A trial that raised."""
+
+    signature: Signature
+    reason: str
+
+
+Outcome = TrialResult | Failure
+
+
+class Executor(Protocol):
+    """Runs trials. Use as a context manager: entering starts what is needed, leaving stops it."""
+
+    name: str
+    slots: int
+    """Trials that run at the same time."""
+
+    def run(self, search: Search, signatures: Sequence[Signature]) -> list[Outcome]:
+        """One outcome for each signature, in order; never raises for a trial."""
+        ...
+
+    def __enter__(self) -> Executor: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+class SerialExecutor:
+    """One trial after another in this process."""
+
+    name = "serial"
+    slots = 1
+
+    def run(self, search: Search, signatures: Sequence[Signature]) -> list[Outcome]:
+        """See `Executor`."""
+        return [_attempt(search, signature) for signature in signatures]
+
+    def __enter__(self) -> SerialExecutor:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Nothing was started."""
+
+
+class RayExecutor:
+    """Ray core tasks, on a Ray of our own or on a cluster by address."""
+
+    name = "ray"
+
+    def __init__(self, address: str, cpus: int) -> None:
+        """`address`: `local` starts a Ray with `cpus` processes, else that cluster is joined."""
+        self.address = address
+        self.slots = cpus
+        self._folder: Path | None = None
+        self._shared: tuple[Search, Any] | None = None
+
+    def __enter__(self) -> RayExecutor:
+        self._authenticate()
+        import ray
+
+        log.info("Starting Ray (%s, %d processes).", self.address, self.slots)
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        try:
+            if self.address == LOCAL_RAY:
+                ray.init(
+                    num_cpus=self.slots,
+                    include_dashboard=False,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    _temp_dir=str(self._folder),
+                    **quiet,
+                )
+            else:
+                ray.init(address=self.address, **quiet)
+                self.slots = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        except (ConnectionError, TimeoutError, RuntimeError) as error:
+            self._clean_up()
+            raise Unavailable(f"Ray at {self.address}: {error}") from error
+        # System failures (a worker killed for memory) are tried once more, our exceptions never.
+        self._task = ray.remote(num_cpus=1, max_retries=1, retry_exceptions=False)(_attempt)
+        return self
+
+    def run(self, search: Search, signatures: Sequence[Signature]) -> list[Outcome]:
+        """See `Executor`. The search data are put into the object store once a study."""
+        import ray
+
+        if self._shared is None or self._shared[0] is not search:
+            self._shared = (search, ray.put(search))
+        tasks = [self._task.remote(self._shared[1], signature) for signature in signatures]
+        outcomes: list[Outcome] = []
+        for task, signature in zip(tasks, signatures, strict=True):
+            try:
+                outcomes.append(ray.get(task))
+            except ray.exceptions.RayError as error:
+                reason = str(error).strip().splitlines()[-1]
+                outcomes.append(Failure(signature, f"{type(error).__name__}: {reason}"))
+        return outcomes
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        import ray
+
+        self._shared = None
+        ray.shutdown()
+        self._clean_up()
+
+    def _authenticate(self) -> None:
+        """Token authentication, before Ray is imported: it reads its environment then.
+
+        A local Ray gets a token of its own, in a folder only we can read; for a cluster the chart
+        mounts the token and names it in RAY_AUTH_TOKEN_PATH.
+        """
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        if self.address != LOCAL_RAY:
+            return
+        self._folder = Path(tempfile.mkdtemp(prefix="tw-", dir=_short_folder()))
+        token = self._folder / "token"
+        token.touch(mode=0o600)
+        token.write_text(secrets.token_hex(32))
+        os.environ.pop("RAY_AUTH_TOKEN", None)
+        os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
+
+    def _clean_up(self) -> None:
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+
+def executor_of(settings: Settings) -> Executor:
+    """The executor that the chart's values ask for."""
+    if not settings.ray_address:
+        return SerialExecutor()
+    return RayExecutor(settings.ray_address, settings.ray_cpus)
+
+
+def _attempt(search: Search, signature: Signature) -> Outcome:
+    """Run a trial; whatever it raises is that trial's result, since others can still be right."""
+    try:
+        return run_trial(search, signature)
+    except Exception as error:
+        log.warning("The trial of %s failed.", signature, exc_info=True)
+        return Failure(signature, f"{type(error).__name__}: {error}")
+
+
+def _short_folder() -> str | None:
+    usual = tempfile.gettempdir()
+    return usual if len(usual) <= _SOCKET_PATH_ROOM else "/tmp"
