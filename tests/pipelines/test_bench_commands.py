@@ -1,0 +1,123 @@
+"""The statistical benches as a script sees them: JSON, exit codes, limits that can be broken."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import EntryPoint
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from trimwheel_api.errors import InvalidInput, NotEnoughData
+from trimwheel_pipelines import bench_canary, bench_certificate, bench_pools, bench_replay
+from trimwheel_pipelines.bench_pools import load_pool, synthetic_pool
+
+
+def invoke(command: click.Command, *arguments: str) -> tuple[int, dict[str, Any]]:
+    result = CliRunner().invoke(command, [*arguments, "-o", "json"], catch_exceptions=False)
+    return result.exit_code, json.loads(result.stdout)
+
+
+def test_replay_reports_rates_and_that_all_methods_agree() -> None:
+    code, result = invoke(
+        bench_replay.command, "--records", "500", "--vectors", "4096", "--rounds", "2"
+    )
+    assert code == 0
+    assert result["agreement"]["ok"]
+    assert set(result["speeds"]) == {"kernel", "sorted_grid", "numpy"}
+    assert all(speed["median"] > 0 for speed in result["speeds"].values())
+    assert result["host"]["cpus"] >= 1
+
+
+def test_replay_exits_with_one_when_a_method_disagrees(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = bench_replay.NumpyReplay.score
+
+    def wrong(self: Any, vectors: Any, costs: Any) -> Any:
+        outcome = honest(self, vectors, costs)
+        outcome.risk[0] += 1.0
+        return outcome
+
+    monkeypatch.setattr(bench_replay.NumpyReplay, "score", wrong)
+    code, result = invoke(
+        bench_replay.command, "--records", "200", "--vectors", "512", "--rounds", "1"
+    )
+    assert (code, result["agreement"]["ok"]) == (1, False)
+
+
+def test_certificate_judges_draws_on_the_whole_pool() -> None:
+    code, result = invoke(
+        bench_certificate.command, "--draws", "12", "--pool-size", "12000", "--certify", "1000"
+    )
+    assert code == 0
+    assert result["looks"] == 1
+    assert result["violations"] <= result["allowed"]
+    assert result["cost"]["earliest_agree_oracle"] < result["cost"]["best_single_threshold"] < 1
+    assert sum(result["released_by"].values()) == 12
+
+
+def test_certificate_exits_with_one_when_promises_break(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trimwheel_pipelines.certificate.p_value", lambda *_: 0.0)
+    code, result = invoke(
+        bench_certificate.command, "--draws", "8", "--pool-size", "12000", "--certify", "1000"
+    )
+    assert (code, result["violations"]) == (1, 8)
+
+
+def test_a_pool_too_small_for_its_draws_is_refused() -> None:
+    with pytest.raises(NotEnoughData, match="15000 are needed"):
+        bench_certificate.sizes_for(synthetic_pool(1_000, 2, 0), 0.02, 0.1, 500, 1_500)
+
+
+def test_best_single_threshold_is_the_cheapest_that_keeps_the_promise() -> None:
+    pool = synthetic_pool(4_000, 3, seed=1)
+    best = bench_certificate.best_single(pool, 0.02)
+    risks = []
+    for threshold in np.arange(0.5, 1.0, 0.01):
+        cost, risk = bench_certificate.replay_reference(
+            pool.records, np.full((1, 3), threshold), pool.costs
+        )
+        risks.append((risk[0], cost[0] / pool.costs[-1]))
+    assert best <= min(cost for risk, cost in risks if risk <= 0.02)
+
+
+def test_canary_keeps_its_level_and_finds_the_regression() -> None:
+    code, result = invoke(
+        bench_canary.command, "--runs", "25", "--detection-runs", "20", "--weight", "0.5"
+    )
+    assert code == 0
+    for kind in ("requests", "sessions"):
+        found = result["identical_arms"][kind]
+        assert max(found["by_guard"].values()) <= result["identical_arms"]["allowed"]
+    assert result["regression"][0]["found"] == 20
+    assert 0 < result["regression"][0]["median_seconds"] < 300
+
+
+def test_canary_exits_with_one_when_a_regression_goes_unfound() -> None:
+    code, result = invoke(
+        bench_canary.command, "--runs", "1", "--detection-runs", "3", "--factor", "1"
+    )
+    assert code == 1
+    assert result["regression"][0]["found"] < 3
+
+
+def test_sticky_sessions_carry_few_events_and_keep_their_totals() -> None:
+    ramp = bench_canary.falling_ramp(100.0)
+    sessions, requests = bench_canary.simulate(ramp, np.random.default_rng(0), sticky=True)
+    assert sessions[:, :2].sum() == ramp.blocks * (ramp.requests // bench_canary.SESSION_REQUESTS)
+    assert requests[:, :2].sum() == pytest.approx(ramp.blocks * ramp.requests, rel=0.02)
+    assert requests[:, 2:].sum() > 1.2 * sessions[:, 2:].sum()
+
+
+def test_pools_come_by_name_and_unknown_ones_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"rows": 10, "exits": 2, "seed": 0, "session_length": 1}
+    with pytest.raises(InvalidInput, match="must be one of"):
+        load_pool("nowhere", **sizes)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match="URI#NAMESPACE/MODEL"):
+        load_pool("", records="file:///tmp", **sizes)  # type: ignore[arg-type]
+    entry = EntryPoint("small", f"{__name__}:unused", bench_pools.POOL_GROUP)
+    monkeypatch.setattr(EntryPoint, "load", lambda self: lambda seed: synthetic_pool(7, 2, seed))
+    monkeypatch.setattr(bench_pools, "entry_points", lambda group: [entry])
+    assert len(load_pool("small", **sizes).records) == 7  # type: ignore[arg-type]
