@@ -1,0 +1,49 @@
+"""Writes docs/reference from the code: `python -m trimwheel_cli.generate_docs [--check]`.
+
+Each page has one source: kinds from the CRDs, the policy from its knobs, metrics from their table,
+the CLI from the click commands. `--check` writes nothing and exits 1 when a page is not current.
+The page of the CLI loads every verb, so it takes an environment with all extras.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from trimwheel_cli.reference import cli_page, kinds_page, metrics_page, policy_page
+from trimwheel_console import NEGATIVE, emit, output_option
+
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
+
+
+def pages() -> dict[Path, str]:
+    """Every generated page and its content."""
+    return {
+        REFERENCE / "kinds.md": kinds_page.render(),
+        REFERENCE / "policy.md": policy_page.render(),
+        REFERENCE / "metrics.md": metrics_page.render(),
+        REFERENCE / "cli.md": cli_page.render(),
+    }
+
+
+@click.command()
+@click.option("--check", is_flag=True, help="Write nothing; exit 1 when a page is not current.")
+@output_option
+def main(check: bool, output: str) -> None:
+    """Generate docs/reference."""
+    made = pages()
+    stale = [path for path, text in made.items() if not path.is_file() or path.read_text() != text]
+    if not check:
+        for path in stale:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(made[path])
+    names = [path.name for path in stale]
+    said = "not current" if check else "written"
+    emit({said.replace(" ", "_"): names}, output, table=f"{said}: {', '.join(names) or 'none'}")
+    if check and stale:
+        click.get_current_context().exit(NEGATIVE)
+
+
+if __name__ == "__main__":
+    main()
