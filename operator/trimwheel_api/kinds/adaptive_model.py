@@ -297,7 +297,7 @@ class AdaptiveModelStatus(ConditionedStatus):
 
 
 class AdaptiveModel(Resource[AdaptiveModelSpec, AdaptiveModelStatus]):
-    """The object."""
+    """A model, how it is served, what is promised of it, and how its policy may change."""
 
     kind: str = "AdaptiveModel"
     status: AdaptiveModelStatus = Field(default_factory=AdaptiveModelStatus)

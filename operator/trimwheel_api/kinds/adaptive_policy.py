@@ -96,7 +96,7 @@ class AdaptivePolicyStatus(ConditionedStatus):
 
 
 class AdaptivePolicy(Resource[AdaptivePolicySpec, AdaptivePolicyStatus]):
-    """The object."""
+    """An immutable policy document and, when certified, the evidence that it is safe."""
 
     kind: str = "AdaptivePolicy"
     status: AdaptivePolicyStatus = Field(default_factory=AdaptivePolicyStatus)

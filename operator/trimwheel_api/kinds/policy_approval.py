@@ -34,7 +34,7 @@ class PolicyApprovalStatus(Status):
 
 
 class PolicyApproval(Resource[PolicyApprovalSpec, PolicyApprovalStatus]):
-    """The object."""
+    """One person's decision on one rollout, bound to its uid and the policy's bytes."""
 
     kind: str = "PolicyApproval"
     status: PolicyApprovalStatus = Field(default_factory=PolicyApprovalStatus)

@@ -75,7 +75,7 @@ class PolicyAssignmentStatus(Status):
 
 
 class PolicyAssignment(Resource[PolicyAssignmentSpec, PolicyAssignmentStatus]):
-    """The object."""
+    """What every worker of one model runs; internal, written by the operator alone."""
 
     kind: str = "PolicyAssignment"
     status: PolicyAssignmentStatus = Field(default_factory=PolicyAssignmentStatus)

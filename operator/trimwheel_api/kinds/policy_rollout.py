@@ -174,7 +174,7 @@ class PolicyRolloutStatus(ConditionedStatus):
 
 
 class PolicyRollout(Resource[PolicyRolloutSpec, PolicyRolloutStatus]):
-    """The object."""
+    """One attempt to make a policy stable, or to go back to a former one."""
 
     kind: str = "PolicyRollout"
     status: PolicyRolloutStatus = Field(default_factory=PolicyRolloutStatus)

@@ -88,7 +88,7 @@ class TuningRunStatus(ConditionedStatus):
 
 
 class TuningRun(Resource[TuningRunSpec, TuningRunStatus]):
-    """The object."""
+    """One search for a better policy, run as a Job in the release's namespace."""
 
     kind: str = "TuningRun"
     status: TuningRunStatus = Field(default_factory=TuningRunStatus)
