@@ -119,6 +119,16 @@ def pod(name: str, script: str = "", *, spec: dict[str, Any] | None = None, **fi
     return {"metadata": metadata, "spec": {**base, **containers, **(spec or {})}}
 
 
+def log_of(admin: Clients, namespace: str, name: str, **query: Any) -> str:
+    """A pod's log so far; empty also while there is none."""
+    try:
+        text = admin.core.read_namespaced_pod_log(name, namespace, **query)
+    except client.ApiException:
+        return ""
+    # The client says None for an empty body.
+    return str(text or "")
+
+
 def _accounts(admin: Clients, namespace: str) -> list[Any]:
     """ServiceAccount and CA bundle: without either, pods are refused or wait."""
     accounts = admin.core.list_namespaced_service_account(namespace).items

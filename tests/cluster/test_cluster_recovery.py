@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kubernetes.client import ApiException
 
 from trimwheel_local.cluster import Cluster
 from trimwheel_local.files import read_json
-from trimwheel_local.testing import TEST_INDEX, Clients, eventually, pod
+from trimwheel_local.testing import TEST_INDEX, Clients, eventually, log_of, pod
 
 pytestmark = pytest.mark.cluster
 
@@ -36,7 +35,7 @@ def root(second: Cluster) -> Clients:
 
 
 def pid_of(root: Clients, name: str) -> int:
-    text = eventually(lambda: _log(root, name), f"the process id of {name}")
+    text = eventually(lambda: log_of(root, "default", name), f"the process id of {name}")
     return int(text)
 
 
@@ -69,9 +68,7 @@ def test_all_listeners_are_on_loopback(second: Cluster) -> None:
     assert {address.split(".")[0] for address in addresses} == {"127"}
 
 
-def test_kill_9_of_the_supervisor_and_up_leave_pods_running(
-    second: Cluster, root: Clients
-) -> None:
+def test_kill_9_of_the_supervisor_and_up_leave_pods_running(second: Cluster, root: Clients) -> None:
     root.core.create_namespaced_pod("default", pod("survivor", SCRIPT))
     before = pid_of(root, "survivor")
     record = read_json(second.layout.record)
@@ -95,7 +92,7 @@ def test_a_killed_component_is_restarted(second: Cluster, root: Clients) -> None
 
     eventually(back, "another node process")
     root.core.create_namespaced_pod("default", pod("after", "print('ran')"))
-    eventually(lambda: _log(root, "after") == "ran\n", "the new node runs pods")
+    eventually(lambda: log_of(root, "default", "after") == "ran\n", "the new node runs pods")
 
 
 def test_a_container_that_dies_while_the_node_is_away_is_noticed(
@@ -126,13 +123,6 @@ def test_up_on_a_running_cluster_adopts_it(second: Cluster) -> None:
     before = second.status()["components"]
     second.up()
     assert second.status()["components"] == before
-
-
-def _log(root: Clients, name: str) -> str:
-    try:
-        return str(root.core.read_namespaced_pod_log(name, "default"))
-    except ApiException:
-        return ""
 
 
 def _alive(pid: int) -> bool:

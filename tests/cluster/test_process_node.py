@@ -17,7 +17,7 @@ import pytest
 from kubernetes.client import ApiException
 
 from trimwheel_local.cluster import Cluster
-from trimwheel_local.testing import Clients, container, eventually, pod
+from trimwheel_local.testing import Clients, container, eventually, log_of, pod
 
 pytestmark = pytest.mark.cluster
 
@@ -53,7 +53,7 @@ def run(admin: Clients, namespace: str, manifest: Any, wanted: str = "Succeeded"
     name = manifest["metadata"]["name"]
     admin.core.create_namespaced_pod(namespace, manifest)
     phase(admin, namespace, name, wanted)
-    return str(admin.core.read_namespaced_pod_log(name, namespace))
+    return log_of(admin, namespace, name)
 
 
 def ready(admin: Clients, namespace: str, name: str) -> bool:
@@ -94,8 +94,10 @@ def web(replicas: int) -> Any:
 
 def available(admin: Clients, namespace: str, replicas: int) -> None:
     eventually(
-        lambda: admin.apps.read_namespaced_deployment("web", namespace).status.available_replicas
-        == replicas,
+        lambda: (
+            admin.apps.read_namespaced_deployment("web", namespace).status.available_replicas
+            == replicas
+        ),
         f"{replicas} replicas are available",
     )
 
@@ -114,9 +116,7 @@ def test_a_deployment_is_ready_behind_its_service_and_every_pod_gets_traffic(
     assert {_get(url) for _ in range(10)} == pods
 
 
-def test_a_service_without_a_ready_pod_refuses_connections(
-    admin: Clients, namespace: str
-) -> None:
+def test_a_service_without_a_ready_pod_refuses_connections(admin: Clients, namespace: str) -> None:
     admin.apps.create_namespaced_deployment(namespace, web(1))
     spec = {"selector": {"app": "web"}, "ports": [{"port": 8000, "targetPort": 8080}]}
     service = {"metadata": {"name": "web"}, "spec": spec}
@@ -245,7 +245,7 @@ def test_a_missing_config_map_holds_the_pod_until_it_appears(
     data = {"metadata": {"name": "late"}, "data": {"key": "here"}}
     admin.core.create_namespaced_config_map(namespace, data)
     phase(admin, namespace, "late", "Succeeded")
-    assert admin.core.read_namespaced_pod_log("late", namespace) == "here\n"
+    assert log_of(admin, namespace, "late") == "here\n"
 
 
 def test_crashing_containers_back_off_and_the_previous_log_stays(
@@ -263,13 +263,11 @@ def test_crashing_containers_back_off_and_the_previous_log_stays(
     found = eventually(state, "two restarts and a wait")
     assert found.state.waiting.reason == "CrashLoopBackOff"
     assert found.last_state.terminated.exit_code == 7
-    previous = admin.core.read_namespaced_pod_log("crash", namespace, previous=True)
+    previous = log_of(admin, namespace, "crash", previous=True)
     assert previous == "attempt\n"
 
 
-def test_a_failing_liveness_probe_restarts_the_container(
-    admin: Clients, namespace: str
-) -> None:
+def test_a_failing_liveness_probe_restarts_the_container(admin: Clients, namespace: str) -> None:
     probe = {
         "exec": {"command": ["python", "-c", "import sys; sys.exit('sick')"]},
         "periodSeconds": 1,
@@ -298,13 +296,11 @@ time.sleep(1)
 print(time.time(), flush=True)
 {SERVER}"""
     probe = {"httpGet": {"path": "/", "port": 8080}, "periodSeconds": 10}
-    manifest = pod(
-        "slow", script, env=[POD_IP], startupProbe=probe, readinessProbe=probe
-    )
+    manifest = pod("slow", script, env=[POD_IP], startupProbe=probe, readinessProbe=probe)
     admin.core.create_namespaced_pod(namespace, manifest)
     eventually(lambda: ready(admin, namespace, "slow"), "readiness")
     reported = time.time()
-    serving = float(admin.core.read_namespaced_pod_log("slow", namespace))
+    serving = float(log_of(admin, namespace, "slow"))
     # Twice the aim, since the test's own polling and a loaded machine are in it.
     assert reported - serving < 1.0
 
@@ -324,8 +320,8 @@ for number in range(20):
         "talk", namespace, follow=True, _preload_content=False
     )
     assert stream.read().decode().splitlines() == [f"line {number}" for number in range(20)]
-    assert admin.core.read_namespaced_pod_log("talk", namespace, tail_lines=1) == "line 19\n"
-    stamped = admin.core.read_namespaced_pod_log("talk", namespace, tail_lines=1, timestamps=True)
+    assert log_of(admin, namespace, "talk", tail_lines=1) == "line 19\n"
+    stamped = log_of(admin, namespace, "talk", tail_lines=1, timestamps=True)
     assert stamped.split(" ", 1)[1] == "line 19\n"
     assert stamped[:4].isdigit()
 
@@ -346,7 +342,7 @@ time.sleep(600)
 """
     spec = {"terminationGracePeriodSeconds": 20}
     admin.core.create_namespaced_pod(namespace, pod("polite", script, spec=spec))
-    eventually(lambda: _log(admin, namespace, "polite") == "up\n", "the handler is set")
+    eventually(lambda: log_of(admin, namespace, "polite") == "up\n", "the handler is set")
     started = time.monotonic()
     admin.core.delete_namespaced_pod("polite", namespace)
     eventually(lambda: _gone(admin, namespace, "polite"), "the pod is gone")
@@ -366,7 +362,7 @@ time.sleep(600)
 """
     spec = {"terminationGracePeriodSeconds": 1}
     admin.core.create_namespaced_pod(namespace, pod("stubborn", script, spec=spec))
-    text = eventually(lambda: _log(admin, namespace, "stubborn"), "its process ids")
+    text = eventually(lambda: log_of(admin, namespace, "stubborn"), "its process ids")
     pids = [int(word) for word in text.split()]
     admin.core.delete_namespaced_pod("stubborn", namespace)
     eventually(lambda: _gone(admin, namespace, "stubborn"), "the pod is gone")
@@ -376,7 +372,10 @@ time.sleep(600)
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"containers": [container("", image="nginx:1.27")]}, "spec.containers[0].image: must start"),
+        (
+            {"containers": [container("", image="nginx:1.27")]},
+            "spec.containers[0].image: must start",
+        ),
         (
             {"volumes": [{"name": "host", "hostPath": {"path": "/etc"}}]},
             "spec.volumes[0].hostPath: this volume type is not supported",
@@ -416,14 +415,13 @@ def test_limits_are_accepted_with_one_event_that_says_they_are_not_enforced(
     assert "resources.limits" in events[0].message
 
 
-def test_a_pod_speaks_to_the_api_server_as_its_own_account(
-    admin: Clients, namespace: str
-) -> None:
+def test_a_pod_speaks_to_the_api_server_as_its_own_account(admin: Clients, namespace: str) -> None:
     script = """
 from kubernetes import client, config
 config.load_config()
 review = client.AuthenticationV1Api().create_self_subject_review({})
-print(review.status.user_info.username, review.status.user_info.extra["authentication.kubernetes.io/pod-name"][0])
+user = review.status.user_info
+print(user.username, user.extra["authentication.kubernetes.io/pod-name"][0])
 """
     found = run(admin, namespace, pod("self", script)).split()
     assert found == [f"system:serviceaccount:{namespace}:default", "self"]
@@ -433,7 +431,7 @@ def test_a_named_user_has_the_rights_that_rbac_gives_and_no_others(
     admin: Clients, namespace: str, as_user: Callable[..., Clients]
 ) -> None:
     bob = as_user("bob", ["reviewers"])
-    with pytest.raises(ApiException, match='cannot list resource'):
+    with pytest.raises(ApiException, match="cannot list resource"):
         bob.core.list_namespaced_pod(namespace)
     rule = {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]}
     admin.rbac.create_namespaced_role(namespace, {"metadata": {"name": "see"}, "rules": [rule]})
@@ -519,13 +517,6 @@ def _exchange(address: str, payload: bytes) -> bytes:
 def _send(connection: Any, payload: bytes) -> None:
     connection.sendall(payload)
     connection.shutdown(socket.SHUT_WR)
-
-
-def _log(admin: Clients, namespace: str, name: str) -> str:
-    try:
-        return str(admin.core.read_namespaced_pod_log(name, namespace))
-    except ApiException:
-        return ""
 
 
 def _gone(admin: Clients, namespace: str, name: str) -> bool:

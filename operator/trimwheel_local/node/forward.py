@@ -33,6 +33,14 @@ class Forwarder:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: _Front(self), host, port, backlog=1024)
 
+    @property
+    def address(self) -> Address | None:
+        """Where it listens; None before `listen`."""
+        if self._server is None or not self._server.sockets:
+            return None
+        host, port = self._server.sockets[0].getsockname()
+        return host, port
+
     async def close(self) -> None:
         """Stop listening; connections that are open run on."""
         if self._server:

@@ -35,32 +35,55 @@ async def follow(
     log: Path, selection: Selection, alive: Callable[[], bool]
 ) -> AsyncIterator[bytes]:
     """The selected lines, then new ones until the run has ended and all was read."""
-    file = _open(log)
-    *complete, pending = (file.read() if file else b"").split(b"\n")
-    for text in _select([*_stored(_put_aside(log)), *complete], selection):
-        yield text
-    later = Selection(since=selection.since, timestamps=selection.timestamps)
-    while True:
-        # Asked before reading: what was written before the end is then read for sure.
-        running = alive()
-        data = file.read() if file else b""
-        *complete, pending = (pending + data).split(b"\n")
-        for text in _select(complete, later):
+    with _Growing(log) as growing:
+        old = [*_stored(_put_aside(log)), *growing.read()]
+        for text in _select(old, selection):
             yield text
-        if data:
-            continue
-        if _rotated(file, log):
-            file = _open(log)
-        elif not running:
-            return
-        else:
-            await asyncio.sleep(FOLLOW_POLL)
+        later = Selection(since=selection.since, timestamps=selection.timestamps)
+        while True:
+            # Asked before reading: what was written before the end is then read for sure.
+            running = alive()
+            complete = growing.read()
+            for text in _select(complete, later):
+                yield text
+            if not complete and not running:
+                return
+            if not complete:
+                await asyncio.sleep(FOLLOW_POLL)
+
+
+class _Growing:
+    """A log file that is written and rotated meanwhile; gives each complete line once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = _open(path)
+        self._rest = b""
+
+    def __enter__(self) -> _Growing:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file:
+            self._file.close()
+
+    def read(self) -> list[bytes]:
+        """The lines that have come since the last call."""
+        # Looked up first: what the writer added to the old file before it was put aside is read.
+        rotated = _rotated(self._file, self._path)
+        data = self._file.read() if self._file else b""
+        if rotated:
+            self.__exit__()
+            self._file = _open(self._path)
+            data += self._file.read() if self._file else b""
+        *complete, self._rest = (self._rest + data).split(b"\n")
+        return complete
 
 
 def render(line: bytes, selection: Selection) -> bytes | None:
     """One stored line as a client sees it, or None when it is too old or not a log line."""
     parts = line.rstrip(b"\n").split(b" ", 3)
-    if len(parts) < 3:
+    if len(parts) < 3 or parts[2] not in (b"F", b"P"):
         return None
     stamp, _, flag, text = (*parts, b"")[:4]
     if selection.since and stamp.decode() < selection.since:

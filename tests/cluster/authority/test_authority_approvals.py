@@ -1,0 +1,236 @@
+"""Who may decide on a rollout, and on what: every hole in the way of an approval, tried."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from trimwheel_api import names
+from trimwheel_local.names import RELEASE_NAMESPACE
+
+pytestmark = pytest.mark.cluster
+
+CLERK = [{"apiGroups": [names.GROUP], "resources": ["policyapprovals"], "verbs": ["create"]}]
+OTHER_DIGEST = "sha256:" + "b" * 64
+
+Case = Callable[[Any], Any]
+"""Tries something on a stage; returns the answer."""
+
+
+def by_approver(**wrong: str) -> Case:
+    def attempt(stage: Any) -> Any:
+        anna = stage.person("anna", "trimwheel-approver")
+        return anna.create(stage.approval(stage.waiting(), "anna", **wrong))
+
+    return attempt
+
+
+def without_the_verb(stage: Any) -> Any:
+    stage.role("clerk", CLERK)
+    clerk = stage.person("carl", "Role/clerk")
+    return clerk.create(stage.approval(stage.waiting(), "carl"))
+
+
+def with_the_verb_on_another_rollout(stage: Any) -> Any:
+    one = {"apiGroups": [names.GROUP], "resources": ["policyrollouts"], "resourceNames": ["other"]}
+    stage.role("clerk", [*CLERK, {**one, "verbs": ["approve"]}])
+    clerk = stage.person("carl", "Role/clerk")
+    return clerk.create(stage.approval(stage.waiting(), "carl"))
+
+
+def by_the_operator(stage: Any) -> Any:
+    operator = names.service_account_user(RELEASE_NAMESPACE, names.OPERATOR_ACCOUNT)
+    return stage.operator.create(stage.approval(stage.waiting(), operator))
+
+
+def by_an_account_with_the_verb(stage: Any) -> Any:
+    robot = stage.account("robot", "trimwheel-approver")
+    user = names.service_account_user(stage.namespace, "robot")
+    return robot.create(stage.approval(stage.waiting(), user))
+
+
+def of_ones_own_rollout(stage: Any) -> Any:
+    anna = stage.person("anna", "trimwheel-approver", "edit")
+    asked = anna.create(stage.rollout("r", "anna")).body
+    stage.await_approval(asked)
+    return anna.create(stage.approval(asked, "anna"))
+
+
+def of_ones_own_as_administrator(stage: Any) -> Any:
+    asked = stage.root.create(stage.rollout("r", "admin")).body
+    stage.await_approval(asked)
+    return stage.root.create(stage.approval(asked, "admin"))
+
+
+def before_anybody_asks(stage: Any) -> Any:
+    anna = stage.person("anna", "trimwheel-approver")
+    return anna.create(stage.approval(stage.requested(), "anna"))
+
+
+def after_the_question_was_withdrawn(stage: Any) -> Any:
+    anna = stage.person("anna", "trimwheel-approver")
+    asked = stage.waiting()
+    condition = {**asked["status"]["conditions"][0], "status": "False"}
+    withdrawn = {"status": {"conditions": [condition]}}
+    assert stage.operator.patch("PolicyRollout", "r", withdrawn, "status").allowed
+    return anna.create(stage.approval(asked, "anna"))
+
+
+def of_a_namesake(stage: Any) -> Any:
+    """Deleted and created again under the same name, with the uid of the first."""
+    anna = stage.person("anna", "trimwheel-approver")
+    first = stage.waiting()
+    assert stage.pipelines.delete("PolicyRollout", "r").allowed
+    stage.waiting()
+    return anna.create(stage.approval(first, "anna"))
+
+
+def where_nothing_is_rolled_out(stage: Any) -> Any:
+    anna = stage.person("anna", "trimwheel-approver")
+    ghost = stage.rollout("r", "somebody")
+    ghost["metadata"]["uid"] = "none"
+    return anna.create(stage.approval(ghost, "anna"))
+
+
+REFUSED: dict[str, tuple[Case, str, str]] = {
+    "without verb approve": (without_the_verb, "trimwheel-approvers", "carl lacks verb approve"),
+    "with verb approve on another rollout alone": (
+        with_the_verb_on_another_rollout, "trimwheel-approvers", "carl lacks verb approve",
+    ),
+    "by the operator's own account": (
+        by_the_operator, "trimwheel-approvers", "trimwheel-operator is a service account",
+    ),
+    "by a service account that holds approve": (
+        by_an_account_with_the_verb, "trimwheel-approvers", "robot is a service account",
+    ),
+    "in another person's name": (
+        by_approver(approver="boss"), "trimwheel-approvers", "is boss but you are anna",
+    ),
+    "of another digest": (
+        by_approver(policyDigest=OTHER_DIGEST), "trimwheel-approvals", "spec.policyDigest is",
+    ),
+    "of another uid": (
+        by_approver(rolloutUID="1234"), "trimwheel-approvals", "spec.rolloutUID is 1234",
+    ),
+    "of a deleted rollout's namesake": (of_a_namesake, "trimwheel-approvals", "rolloutUID"),
+    "of one's own rollout": (
+        of_ones_own_rollout, "trimwheel-approvals", "must differ from the rollout's",
+    ),
+    "of one's own rollout as cluster administrator": (
+        of_ones_own_as_administrator, "trimwheel-approvals", "must differ from the rollout's",
+    ),
+    "before the operator asks": (
+        before_anybody_asks, "trimwheel-approvals", "is not AwaitingApproval",
+    ),
+    "after the operator stopped asking": (
+        after_the_question_was_withdrawn, "trimwheel-approvals", "is not AwaitingApproval",
+    ),
+    "where there is no rollout at all": (
+        where_nothing_is_rolled_out, "trimwheel-approvals", "",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_the_api_server_refuses_an_approval(stage: Any, name: str) -> None:
+    attempt, policy, words = REFUSED[name]
+    answer = attempt(stage)
+    assert not answer.allowed, f"an approval {name} went through"
+    assert answer.policy == policy, answer.message
+    assert words in answer.message
+
+
+def test_a_holder_of_approve_approves_what_awaits_it(stage: Any) -> None:
+    anna = stage.person("anna", "trimwheel-approver")
+    answer = anna.create(stage.approval(stage.waiting(), "anna", reason="all guards pass"))
+    assert answer.allowed, answer.message
+    assert answer.body["spec"]["approver"] == "anna"
+
+
+def test_the_right_approval_passes_beside_many_other_rollouts(stage: Any) -> None:
+    for number in range(5):
+        stage.requested(f"finished-{number}", policyDigest=OTHER_DIGEST)
+    anna = stage.person("anna", "trimwheel-approver")
+    assert anna.create(stage.approval(stage.waiting(), "anna")).allowed
+
+
+@pytest.mark.parametrize("asked_by", ["pipelines", "herself"])
+def test_rejecting_needs_the_verb_but_no_question_and_no_second_person(
+    stage: Any, asked_by: str
+) -> None:
+    anna = stage.person("anna", "trimwheel-approver", "edit")
+    asked = stage.requested() if asked_by == "pipelines" else None
+    asked = asked or anna.create(stage.rollout("r", "anna")).body
+    rejected = anna.create(stage.approval(asked, "anna", decision="Reject"))
+    assert rejected.allowed, rejected.message
+    stage.role("clerk", CLERK)
+    refused = stage.person("carl", "Role/clerk").create(
+        stage.approval(asked, "carl", decision="Reject")
+    )
+    assert refused.policy == "trimwheel-approvers"
+
+
+@pytest.mark.parametrize("role", ["view", "edit", "admin", "trimwheel-rollback"])
+def test_no_other_role_can_even_create_an_approval(stage: Any, role: str) -> None:
+    someone = stage.person("someone", role)
+    assert someone.create(stage.approval(stage.waiting(), "someone")).rbac
+
+
+def test_an_editor_as_a_service_account_of_the_namespace_is_still_no_person(stage: Any) -> None:
+    """`edit` may impersonate the namespace's accounts: they can do no more than their owner."""
+    stage.account("robot", "trimwheel-approver")
+    editor = stage.person("eve", "edit")
+    robot = names.service_account_user(stage.namespace, "robot")
+    body = stage.approval(stage.waiting(), robot)
+    editor.clients.api.set_default_header("Impersonate-User", robot)
+    answer = editor.create(body)
+    assert answer.policy == "trimwheel-approvers", answer.message
+    assert "is a service account" in answer.message
+
+
+def test_an_editor_cannot_become_a_person(stage: Any) -> None:
+    stage.person("anna", "trimwheel-approver")
+    editor = stage.person("eve", "edit")
+    body = stage.approval(stage.waiting(), "anna")
+    editor.clients.api.set_default_header("Impersonate-User", "anna")
+    answer = editor.create(body)
+    assert answer.rbac and "impersonate" in answer.message
+
+
+def test_the_forged_approval_of_the_self_test_reaches_our_policy(stage: Any) -> None:
+    """The operator may try, as a dry run, and is refused by name: so it can tell that we bite."""
+    forged = stage.approval(stage.waiting(), "nobody")
+    answer = stage.operator.create(forged, dryRun="All")
+    assert answer.policy == "trimwheel-approvers", answer.message
+
+
+def test_the_operator_reads_when_the_approval_bindings_were_made_and_no_other(stage: Any) -> None:
+    base = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings"
+    for name in ("trimwheel-approvers", "trimwheel-approvals"):
+        found = stage.operator.call("GET", f"{base}/{name}")
+        assert found.body["metadata"]["creationTimestamp"]
+    assert stage.operator.call("GET", f"{base}/trimwheel-models").rbac
+
+
+@pytest.mark.parametrize("who", ["anna", "nadia", "admin", "operator", "pipelines"])
+def test_nobody_but_the_operator_changes_or_deletes_an_approval(stage: Any, who: str) -> None:
+    anna = stage.person("anna", "trimwheel-approver")
+    made = anna.create(stage.approval(stage.waiting(), "anna")).body["metadata"]["name"]
+    people = {
+        "anna": lambda: anna,
+        "nadia": stage.wildcard,
+        "admin": lambda: stage.root,
+        "operator": lambda: stage.operator,
+        "pipelines": lambda: stage.pipelines,
+    }
+    actor = people[who]()
+    changed = actor.patch("PolicyApproval", made, {"spec": {"decision": "Reject"}})
+    labelled = actor.patch("PolicyApproval", made, {"metadata": {"labels": {"a": "b"}}})
+    deleted = actor.delete("PolicyApproval", made)
+    for answer in (changed, labelled, deleted):
+        assert not answer.allowed, f"{who} changed an approval"
+        assert answer.rbac or answer.policy == "trimwheel-operator-only", answer.message
+    if who in ("nadia", "admin"):
+        assert deleted.policy == "trimwheel-operator-only"
