@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from trimwheel_api import names
 from trimwheel_api.kinds import AdaptiveModel
 from trimwheel_api.values import seconds
 from trimwheel_operator.plan import models, phases, policies, rollouts, tuning
-from trimwheel_operator.plan.actions import Action, Plan
+from trimwheel_operator.plan.actions import Action, Plan, Report
 from trimwheel_operator.plan.clock import parse
 from trimwheel_operator.plan.draft import Draft
 from trimwheel_operator.plan.observed import ObservedState
@@ -40,6 +41,7 @@ def plan(state: ObservedState, now: datetime) -> Plan:
         next_look=_next_look(draft),
         decided=tuple(draft.decided),
         actuations=tuple(draft.actuations),
+        report=_report(draft),
     )
 
 
@@ -54,6 +56,16 @@ def _model(draft: Draft, model: AdaptiveModel) -> list[Action]:
     choice = models.tell_workers(draft, model, mistake)
     models.report(draft, model, choice, mistake)
     return found
+
+
+def _report(draft: Draft) -> Report:
+    spec = draft.assignment
+    active = [one for one in draft.rollouts.values() if phases.is_active(one)]
+    return Report(
+        degraded=draft.model.is_true(names.DEGRADED),
+        weight=spec.weight_basis_points if spec else 0,
+        guards=tuple(active[0].guards) if active else (),
+    )
 
 
 def _next_look(draft: Draft) -> float:

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from trimwheel_api.kinds.policy_rollout import GuardStatus
+
 Json = dict[str, Any]
 
 
@@ -87,6 +89,15 @@ class Decided:
 
 
 @dataclass(frozen=True, slots=True)
+class Report:
+    """What the metrics show of one model after a plan."""
+
+    degraded: bool = False
+    weight: int = 0
+    guards: tuple[GuardStatus, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What to do now, and when to look again though nothing happens."""
 
@@ -95,6 +106,7 @@ class Plan:
     decided: tuple[Decided, ...] = ()
     actuations: tuple[float, ...] = ()
     """Seconds from decision to last acknowledgement, of rollbacks found complete now."""
+    report: Report = Report()
 
 
 def merge_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> Json:

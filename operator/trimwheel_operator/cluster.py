@@ -1,0 +1,207 @@
+"""The only file that calls the Kubernetes client: reads, fenced writes, watches, as plain JSON.
+
+Used by `gather`, `apply`, `leader`, `admission` and `watching`, always in threads. Every error of
+the client becomes one of ours, so that callers decide by class: `Conflict` (gather again),
+`Unavailable` (later), `Refused` (never, as things stand).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from http import HTTPStatus
+from typing import Any
+
+import urllib3
+from kubernetes import client, config
+from kubernetes.dynamic import DynamicClient
+
+from trimwheel_api import names
+from trimwheel_api.errors import Conflict, TrimwheelError, Unavailable
+from trimwheel_api.kinds import PLURALS
+
+Json = dict[str, Any]
+
+CONNECT_TIMEOUT = 3.0
+READ_TIMEOUT = 10.0
+WATCH_SECONDS = 60
+WATCH_READ_TIMEOUT = 75.0
+"""A watch that says nothing for longer than the server would keep it open is dead."""
+MERGE = "application/merge-patch+json"
+APPLY = "application/apply-patch+yaml"
+
+_BUILT_IN = {
+    "Pod": ("v1", "pods"),
+    "Service": ("v1", "services"),
+    "ServiceAccount": ("v1", "serviceaccounts"),
+    "Event": ("v1", "events"),
+    "Deployment": ("apps/v1", "deployments"),
+    "Job": ("batch/v1", "jobs"),
+    "Lease": ("coordination.k8s.io/v1", "leases"),
+    "Role": ("rbac.authorization.k8s.io/v1", "roles"),
+    "RoleBinding": ("rbac.authorization.k8s.io/v1", "rolebindings"),
+    "ValidatingAdmissionPolicyBinding": (
+        "admissionregistration.k8s.io/v1",
+        "validatingadmissionpolicybindings",
+    ),
+}
+_CONFLICTS = (HTTPStatus.CONFLICT, HTTPStatus.NOT_FOUND, HTTPStatus.GONE)
+_LATER = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.UNAUTHORIZED)
+
+
+class Refused(TrimwheelError):
+    """The API server says no, and will say so again: a missing right, or an invalid object."""
+
+    def __init__(self, status: int, message: str) -> None:
+        self.status = status
+        self.message = message
+        super().__init__(message)
+
+
+class KubeApi:
+    """One API server, as the account of this process. Safe to share between threads."""
+
+    def __init__(self, api: client.ApiClient) -> None:
+        self._dynamic = DynamicClient(api, discoverer=_NoDiscovery)
+
+    def find(self, path: str) -> Json | None:
+        """The object, or None when there is none."""
+        try:
+            return self._json("get", path)
+        except Conflict:
+            return None
+
+    def list(self, path: str, labels: str = "") -> tuple[list[Json], str]:
+        """The objects of a collection, and the resourceVersion of the list."""
+        query: Json = {"label_selector": labels} if labels else {}
+        found = self._json("get", path, **query)
+        return found.get("items", []), found["metadata"]["resourceVersion"]
+
+    def create(self, path: str, body: Json, *, dry_run: bool = False) -> Json:
+        """Create an object. Raises Conflict when it is there already."""
+        extra: Json = {"dry_run": "All"} if dry_run else {}
+        return self._json("post", path, body, field_manager=names.FIELD_MANAGER, **extra)
+
+    def merge(self, path: str, body: Json) -> Json:
+        """Merge a patch; with `metadata.resourceVersion` and `uid` in it the write is fenced."""
+        return self._json(
+            "patch", path, body, content_type=MERGE, field_manager=names.FIELD_MANAGER
+        )
+
+    def apply(self, path: str, manifest: Json) -> Json:
+        """Server-side apply; fields of ours that somebody else changed come back to us."""
+        return self._json(
+            "patch",
+            path,
+            manifest,
+            content_type=APPLY,
+            field_manager=names.FIELD_MANAGER,
+            force_conflicts="true",
+        )
+
+    def replace(self, path: str, body: Json) -> Json:
+        """Write a whole object that carries the resourceVersion it was read with."""
+        return self._json("put", path, body, field_manager=names.FIELD_MANAGER)
+
+    def delete(self, path: str, uid: str) -> None:
+        """Delete this very object, its dependents in the background; one that is gone is fine."""
+        body = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
+        try:
+            self._json("delete", path, body)
+        except Conflict:
+            return
+
+    def watch(self, path: str, labels: str, version: str) -> Iterator[tuple[str, Json]]:
+        """(type, object) of each change after `version`, until the server ends the watch.
+
+        Raises Conflict when the version is too old: list again.
+        """
+        response = self._send(
+            "get",
+            path,
+            None,
+            label_selector=labels,
+            resource_version=version,
+            watch="true",
+            allow_watch_bookmarks="true",
+            timeout_seconds=WATCH_SECONDS,
+            _request_timeout=(CONNECT_TIMEOUT, WATCH_READ_TIMEOUT),
+        )
+        try:
+            for line in _lines(response):
+                change = json.loads(line)
+                if change["type"] == "ERROR":
+                    raise Conflict(str(change["object"].get("message", "watch ended")))
+                yield change["type"], change["object"]
+        except urllib3.exceptions.HTTPError as error:
+            raise Unavailable(f"watch {path}: {error}") from error
+        finally:
+            response.close()
+
+    def _json(self, method: str, path: str, body: Json | None = None, **query: Any) -> Json:
+        response = self._send(method, path, body, **query)
+        found: Json = json.loads(response.data)
+        return found
+
+    def _send(self, method: str, path: str, body: Json | None, **query: Any) -> Any:
+        query.setdefault("_request_timeout", (CONNECT_TIMEOUT, READ_TIMEOUT))
+        # The client fills these two in place: a default of its own would be shared by all calls.
+        query |= {"query_params": [], "header_params": {}}
+        try:
+            return self._dynamic.request(method, path, body, serialize=False, **query)
+        except client.ApiException as error:
+            raise _translated(method, path, error) from error
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise Unavailable(f"{method} {path}: {error}") from error
+
+
+def connect() -> KubeApi:
+    """The API server that this process belongs to: KUBECONFIG if set, else the pod's account."""
+    if not os.environ.get("KUBECONFIG") and os.environ.get("KUBERNETES_SERVICE_HOST"):
+        config.load_incluster_config()
+        return KubeApi(client.ApiClient())
+    return KubeApi(config.new_client_from_config())
+
+
+def path_of(kind: str, namespace: str = "", name: str = "", sub: str = "") -> str:
+    """URL path of a collection, an object or a subresource; no namespace means all of them."""
+    if kind in PLURALS:
+        version, plural = names.API_VERSION, PLURALS[kind]
+    else:
+        version, plural = _BUILT_IN[kind]
+    root = f"/api/{version}" if version == "v1" else f"/apis/{version}"
+    place = f"{root}/namespaces/{namespace}/{plural}" if namespace else f"{root}/{plural}"
+    return "/".join(part for part in (place, name, sub) if part)
+
+
+class _NoDiscovery:
+    """Paths are known: asking the server for its kinds would cost more than the whole start."""
+
+    def __init__(self, dynamic: DynamicClient, cache_file: str | None) -> None:
+        del dynamic, cache_file
+
+
+def _translated(method: str, path: str, error: client.ApiException) -> TrimwheelError:
+    status = int(error.status or 0)
+    message = f"{method} {path}: {status} {_message(error)}"
+    if status in _CONFLICTS:
+        return Conflict(message)
+    if status in _LATER or status >= HTTPStatus.INTERNAL_SERVER_ERROR or not status:
+        return Unavailable(message)
+    return Refused(status, message)
+
+
+def _message(error: client.ApiException) -> str:
+    try:
+        return str(json.loads(error.body)["message"])
+    except (KeyError, TypeError, ValueError):
+        return str(error.reason)
+
+
+def _lines(response: Any) -> Iterator[bytes]:
+    """Whole lines of a chunked answer."""
+    rest = b""
+    for chunk in response.stream(amt=None, decode_content=False):
+        *whole, rest = (rest + chunk).split(b"\n")
+        yield from (line for line in whole if line)

@@ -1,0 +1,177 @@
+"""What Prometheus says of a canary: counters in, judged guards out.
+
+Called by `gather` for the one active rollout of a model. Evidence is read from raw counters since
+the rollout's frozen start, so a restarted operator recomputes the same verdicts. Prometheus being
+away is an answer too: no guard passes, none fails. The formulas live in `trimwheel_telemetry`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from trimwheel_api import metrics, names
+from trimwheel_api.kinds import PolicyRollout
+from trimwheel_api.kinds.policy_rollout import EffectiveRules, GuardStatus
+from trimwheel_api.values import decimal_string
+from trimwheel_operator.plan.clock import parse_or
+from trimwheel_operator.plan.observed import Evidence
+from trimwheel_telemetry.answers import Answer, Ok, Series
+from trimwheel_telemetry.client import Prometheus
+from trimwheel_telemetry.counters import (
+    LOOKBACK_SECONDS,
+    Window,
+    guard_evidence,
+    matching,
+    total,
+)
+from trimwheel_telemetry.verdicts import (
+    DataState,
+    GuardEvidence,
+    GuardRule,
+    GuardVerdict,
+    capacity_evidence,
+    judge,
+    rollout_rules,
+)
+
+MISSED_SCRAPES = 3
+"""Scrapes that may fail before counters are stale."""
+ARRIVAL_SECONDS = 300.0
+"""Arrivals are counted over this much of the recent past."""
+MAX_DIGITS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """All lines that a rollout's guards need, or why there are none."""
+
+    trials: tuple[Series, ...] = ()
+    events: tuple[Series, ...] = ()
+    requests: tuple[Series, ...] = ()
+    device: tuple[Series, ...] = ()
+    gap: str = ""
+
+
+class EvidenceReader:
+    """Asks one Prometheus; `None` for its address means that there is none."""
+
+    def __init__(self, prometheus: Prometheus | None, scrape_interval: float) -> None:
+        self._prometheus = prometheus
+        self._max_age = MISSED_SCRAPES * scrape_interval + 5.0
+
+    def read(self, rollout: PolicyRollout, workers: int, now: datetime) -> Evidence | None:
+        """Evidence on an active rollout since its start; None when it has not started."""
+        effective = rollout.status.effective
+        if effective is None:
+            return None
+        until = now.timestamp()
+        since = parse_or(effective.started_at, now).timestamp()
+        step_since = parse_or(rollout.status.step_started_at, now).timestamp()
+        window = Window(since=since, until=until, max_age=self._max_age)
+        found = self.counters(rollout, since - LOOKBACK_SECONDS, until)
+        digest = rollout.spec.policy_digest
+        guards = [
+            judge(rule, self._guard(rule, found, digest, effective, window, workers))
+            for rule in rules_of(effective)
+        ]
+        return Evidence(
+            rollout_uid=rollout.metadata.uid,
+            guards=tuple(as_status(guard) for guard in guards),
+            step_requests=None
+            if found.gap
+            else round(
+                total(
+                    matching(found.requests, arm=names.ARM_CANDIDATE),
+                    Window(since=step_since, until=until, max_age=self._max_age),
+                )
+            ),
+        )
+
+    def counters(self, rollout: PolicyRollout, start: float, end: float) -> Counters:
+        """Raw lines of the model's counters in (start, end]."""
+        if self._prometheus is None:
+            return Counters(gap="PROMETHEUS_URL is not set")
+        found: list[tuple[Series, ...]] = []
+        for metric in (
+            metrics.GUARD_TRIALS,
+            metrics.GUARD_EVENTS,
+            metrics.REQUESTS,
+            metrics.DEVICE_SECONDS,
+        ):
+            selector = (
+                f'{metric.name}{{namespace="{rollout.metadata.namespace}",'
+                f'model="{rollout.spec.model}"}}'
+            )
+            answer: Answer = self._prometheus.raw(selector, start, end)
+            if not isinstance(answer, Ok):
+                return Counters(gap=answer.reason)
+            found.append(answer.series)
+        return Counters(*found)
+
+    def _guard(
+        self,
+        rule: GuardRule,
+        found: Counters,
+        digest: str,
+        effective: EffectiveRules,
+        window: Window,
+        workers: int,
+    ) -> GuardEvidence:
+        if found.gap:
+            return GuardEvidence(state=DataState.ABSENT, reason=found.gap)
+        if rule.name == names.GUARD_CAPACITY:
+            return _capacity(found, window, workers)
+        return guard_evidence(
+            found.trials,
+            found.events,
+            guard=rule.name,
+            candidate=digest,
+            stable=effective.stable_digest,
+            window=window,
+        )
+
+
+def rules_of(effective: EffectiveRules) -> tuple[GuardRule, ...]:
+    """The guards of a rollout, from its frozen rules."""
+    rollout = effective.rollout
+    return rollout_rules(
+        max_disagreement=float(effective.max_disagreement),
+        error_budget=float(effective.error_budget),
+        latency_budget=float(effective.latency_budget),
+        capacity_target=float(effective.capacity_target),
+        parity_budget=float(rollout.parity_budget),
+        alpha=float(rollout.alpha),
+        beta=float(rollout.beta),
+        pass_margin=float(rollout.pass_margin),
+        certified=effective.certified,
+    )
+
+
+def as_status(verdict: GuardVerdict) -> GuardStatus:
+    """A verdict as the rollout's status shows it."""
+    value = "" if verdict.value is None else decimal_string(verdict.value, MAX_DIGITS)
+    return GuardStatus.model_validate(
+        {
+            "name": verdict.name,
+            "verdict": verdict.verdict.value,
+            "value": value,
+            "bound": decimal_string(verdict.bound, MAX_DIGITS),
+            "samples": verdict.samples,
+            "message": verdict.reason,
+        }
+    )
+
+
+def _capacity(found: Counters, window: Window, workers: int) -> GuardEvidence:
+    """Arrivals of late, at the candidate's cost since it began."""
+    recent = max(window.since, window.until - ARRIVAL_SECONDS)
+    lately = Window(since=recent, until=window.until, max_age=window.max_age)
+    newest = max((float(line.times[-1]) for line in found.requests), default=window.since)
+    return capacity_evidence(
+        arrivals=total(found.requests, lately),
+        seconds=max(newest - recent, 0.0),
+        candidate_requests=total(matching(found.requests, arm=names.ARM_CANDIDATE), window),
+        candidate_device_seconds=total(matching(found.device, arm=names.ARM_CANDIDATE), window),
+        workers=workers,
+    )

@@ -1,0 +1,300 @@
+"""Reads the world about one model into one frozen `ObservedState`; writes nothing.
+
+Called by `reconcile` in a thread. Reads go to the API server each time, so that a plan never rests
+on a cache; the few things that no object says (what this process applied, when it last renewed)
+are in `Memory`, and losing them costs a repeated write at most.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from trimwheel_api import names
+from trimwheel_api.kinds import (
+    AdaptiveModel,
+    AdaptivePolicy,
+    PolicyApproval,
+    PolicyAssignment,
+    PolicyRollout,
+    Resource,
+    TuningRun,
+)
+from trimwheel_operator import manifests
+from trimwheel_operator.admission import AdmissionTest
+from trimwheel_operator.cluster import KubeApi, path_of
+from trimwheel_operator.evidence import EvidenceReader
+from trimwheel_operator.plan import phases
+from trimwheel_operator.plan.actions import Ensure, Plan, WriteAssignment
+from trimwheel_operator.plan.clock import parse
+from trimwheel_operator.plan.observed import (
+    UNCHECKED,
+    Acknowledgement,
+    AdmissionCheck,
+    Children,
+    DeploymentState,
+    Evidence,
+    ObservedState,
+    Pod,
+    TuningJob,
+)
+from trimwheel_operator.settings import Settings
+
+log = logging.getLogger(__name__)
+
+Json = dict[str, Any]
+Kind = TypeVar("Kind", bound=Resource[Any, Any])
+
+
+@dataclass(slots=True)
+class Memory:
+    """What this process knows of its own doings about one model."""
+
+    applied: dict[tuple[str, str], str] = field(default_factory=dict)
+    checked_at: datetime | None = None
+    renewed_at: datetime | None = None
+    evidence: Evidence | None = None
+    evidence_at: datetime | None = None
+
+    def carried_out(self, plan: Plan, now: datetime) -> None:
+        """Remember what was written."""
+        for action in plan.actions:
+            if isinstance(action, Ensure):
+                manifest = action.manifest
+                place = (manifest["kind"], manifest["metadata"]["name"])
+                self.applied[place] = manifests.hash_of(manifest)
+            elif isinstance(action, WriteAssignment):
+                self.renewed_at = now
+
+
+@dataclass(frozen=True, slots=True)
+class Gatherer:
+    """Everything that reading takes."""
+
+    api: KubeApi
+    admission: AdmissionTest
+    evidence: EvidenceReader
+    settings: Settings
+
+    def gather(self, namespace: str, name: str, memory: Memory, now: datetime) -> ObservedState:
+        """The state of one model as of now."""
+        model = self._one(AdaptiveModel, namespace, name)
+        raw_assignment = self.api.find(path_of("PolicyAssignment", namespace, name))
+        assignment = None
+        if raw_assignment is not None:
+            assignment = _parsed(PolicyAssignment, raw_assignment)
+        rollouts = self._of_model(PolicyRollout, namespace, name)
+        approvals = self._approvals(namespace, rollouts)
+        children = self._children(namespace, name, memory, now) if model else Children()
+        acknowledgements = self._acknowledgements(namespace, name)
+        active = [one for one in rollouts if phases.is_active(one.status)]
+        return ObservedState(
+            namespace=namespace,
+            name=name,
+            settings=self.settings,
+            model=model,
+            assignment=assignment,
+            held_since=held_since(raw_assignment or {}),
+            last_renewal=memory.renewed_at,
+            policies=self._of_model(AdaptivePolicy, namespace, name),
+            rollouts=rollouts,
+            approvals=approvals,
+            runs=self._of_model(TuningRun, namespace, name),
+            jobs=self._jobs(namespace, name),
+            pods=self._pods(namespace, name, acknowledgements),
+            acknowledgements=acknowledgements,
+            children=children,
+            evidence=self._evidence(active, children, memory, now),
+            admission=self._admission(namespace, active, approvals),
+        )
+
+    def _one(self, kind: type[Kind], namespace: str, name: str) -> Kind | None:
+        found = self.api.find(path_of(kind.__name__, namespace, name))
+        return None if found is None else _parsed(kind, found)
+
+    def _of_model(self, kind: type[Kind], namespace: str, name: str) -> tuple[Kind, ...]:
+        items, _ = self.api.list(path_of(kind.__name__, namespace))
+        found = [_parsed(kind, item) for item in items if item["spec"].get("model") == name]
+        return tuple(one for one in found if one is not None)
+
+    def _approvals(
+        self, namespace: str, rollouts: tuple[PolicyRollout, ...]
+    ) -> tuple[PolicyApproval, ...]:
+        open_ones = {one.name for one in rollouts if not phases.is_finished(one.status)}
+        if not open_ones:
+            return ()
+        items, _ = self.api.list(path_of("PolicyApproval", namespace))
+        found = [
+            _parsed(PolicyApproval, item) for item in items if item["spec"]["rollout"] in open_ones
+        ]
+        return tuple(one for one in found if one is not None)
+
+    def _children(self, namespace: str, name: str, memory: Memory, now: datetime) -> Children:
+        """Deployment and Service as they are; accounts and roles as this process left them.
+
+        All are applied again once a resync, which undoes whatever somebody changed by hand.
+        """
+        due = memory.checked_at is None or (
+            (now - memory.checked_at).total_seconds() >= self.settings.resync
+        )
+        if due:
+            memory.checked_at = now
+        hashes = dict(memory.applied)
+        live: dict[str, Json] = {}
+        for kind in ("Deployment", "Service"):
+            found = self.api.find(path_of(kind, namespace, name))
+            hashes.pop((kind, name), None)
+            if found is not None:
+                live[kind] = found
+                hashes[kind, name] = manifests.hash_of(found)
+        return Children(
+            hashes=hashes,
+            deployment=_deployment_state(live.get("Deployment", {})),
+            cluster_ip=str(live.get("Service", {}).get("spec", {}).get("clusterIP", "")),
+            check=due,
+        )
+
+    def _pods(
+        self, namespace: str, name: str, acknowledged: tuple[Acknowledgement, ...]
+    ) -> tuple[Pod, ...]:
+        """Pods that may be serving: one that never was Ready nor acknowledged serves nobody."""
+        heard = {ack.pod for ack in acknowledged}
+        items, _ = self.api.list(path_of("Pod", namespace), labels=pod_selector(name))
+        found = []
+        for item in items:
+            metadata, status = item["metadata"], item.get("status", {})
+            ready = any(
+                one["type"] == "Ready" and one["status"] == "True"
+                for one in status.get("conditions", [])
+            )
+            serving = ready or metadata["name"] in heard
+            if status.get("phase") == "Running" and serving:
+                found.append(Pod(metadata["name"], metadata["uid"], ready))
+        return tuple(found)
+
+    def _acknowledgements(self, namespace: str, name: str) -> tuple[Acknowledgement, ...]:
+        items, _ = self.api.list(path_of("Lease", namespace), labels=f"{names.LABEL_MODEL}={name}")
+        found = [acknowledgement(item) for item in items]
+        return tuple(one for one in found if one is not None)
+
+    def _jobs(self, namespace: str, name: str) -> tuple[TuningJob, ...]:
+        selector = (
+            f"{names.LABEL_COMPONENT}={names.COMPONENT_TUNING},"
+            f"{names.LABEL_MODEL}={name},{names.LABEL_MODEL_NAMESPACE}={namespace}"
+        )
+        place = path_of("Job", self.settings.release_namespace)
+        items, _ = self.api.list(place, labels=selector)
+        return tuple(tuning_job(item) for item in items)
+
+    def _evidence(
+        self,
+        active: list[PolicyRollout],
+        children: Children,
+        memory: Memory,
+        now: datetime,
+    ) -> Evidence | None:
+        """Asked at most twice a scrape: it cannot change faster."""
+        if not active:
+            memory.evidence = memory.evidence_at = None
+            return None
+        rollout = active[0]
+        last, known = memory.evidence_at, memory.evidence
+        fresh = (
+            last is not None and (now - last).total_seconds() < self.settings.scrape_interval / 2
+        )
+        if known is None or known.rollout_uid != rollout.metadata.uid or not fresh:
+            memory.evidence = self.evidence.read(rollout, children.deployment.ready, now)
+            memory.evidence_at = now
+        return memory.evidence
+
+    def _admission(
+        self,
+        namespace: str,
+        active: list[PolicyRollout],
+        approvals: tuple[PolicyApproval, ...],
+    ) -> AdmissionCheck:
+        if not active:
+            return UNCHECKED
+        uids = {one.metadata.uid for one in active}
+        counts = any(one.spec.rollout_uid in uids for one in approvals)
+        return self.admission.check(namespace, fresh=counts)
+
+
+def pod_selector(model: str) -> str:
+    """Label selector of a model's worker pods."""
+    return ",".join(f"{key}={value}" for key, value in manifests.selector(model).items())
+
+
+def held_since(assignment: Json) -> datetime | None:
+    """When somebody other than the operator last wrote `hold`, as the API server recorded it."""
+    if not assignment.get("spec", {}).get("hold"):
+        return None
+    times = [
+        parse(entry["time"])
+        for entry in assignment["metadata"].get("managedFields", [])
+        if entry.get("manager") != names.FIELD_MANAGER
+        and "f:hold" in entry.get("fieldsV1", {}).get("f:spec", {})
+    ]
+    return max((time for time in times if time is not None), default=None)
+
+
+def acknowledgement(lease: Json) -> Acknowledgement | None:
+    """What a worker's Lease says; None for one that says nothing."""
+    metadata, spec = lease["metadata"], lease.get("spec") or {}
+    epoch = metadata.get("annotations", {}).get(names.ANNOTATION_EPOCH, "")
+    moment = parse(spec.get("renewTime") or "")
+    if not epoch.isdecimal() or moment is None:
+        return None
+    return Acknowledgement(metadata["name"], int(epoch), moment)
+
+
+def tuning_job(job: Json) -> TuningJob:
+    """The part of a Job that the tuning story reads."""
+    metadata = job["metadata"]
+    ended = {
+        one["type"]: one
+        for one in job.get("status", {}).get("conditions", [])
+        if one["status"] == "True" and one["type"] in ("Complete", "Failed")
+    }
+    failure = ended.get("Failed", {})
+    parts = (failure.get("reason", ""), failure.get("message", ""))
+    return TuningJob(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        run_uid=metadata["labels"].get(names.LABEL_TUNING_RUN_UID, ""),
+        finished=bool(ended),
+        failed="Failed" in ended,
+        message=": ".join(part for part in parts if part),
+    )
+
+
+def _deployment_state(deployment: Json) -> DeploymentState:
+    status = deployment.get("status", {})
+    return DeploymentState(
+        generation=deployment.get("metadata", {}).get("generation", 1),
+        observed_generation=status.get("observedGeneration", 0),
+        replicas=status.get("replicas", 0),
+        updated=status.get("updatedReplicas", 0),
+        ready=status.get("readyReplicas", 0),
+    )
+
+
+def _parsed(kind: type[Kind], item: Json) -> Kind | None:
+    """The object as its kind; one that does not parse (an older CRD) is left alone, and logged."""
+    try:
+        return kind.model_validate(item)
+    except ValidationError as error:
+        metadata = item.get("metadata", {})
+        log.warning(
+            "%s %s/%s does not parse as %s and is left alone: %s",
+            kind.__name__,
+            metadata.get("namespace"),
+            metadata.get("name"),
+            names.API_VERSION,
+            error.errors()[0],
+        )
+        return None

@@ -1,0 +1,58 @@
+"""The operator's own metrics, made from the one table in `trimwheel_api.metrics`.
+
+Exposed on `names.OPERATOR_METRICS_PORT` by `__main__`; fed by `reconcile` after each pass.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+from trimwheel_api import metrics, names
+from trimwheel_operator.plan.actions import Plan
+
+_CLASSES = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}
+
+
+class OperatorMetrics:
+    """A registry with every metric of the operator, and the few ways of feeding it."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._made = {row.name: self._make(row) for row in metrics.of_component("operator")}
+
+    def serve(self, address: str, port: int = names.OPERATOR_METRICS_PORT) -> None:
+        """Answer scrapes, in a thread of its own."""
+        start_http_server(port, addr=address, registry=self.registry)
+
+    def passed(self, model: str, plan: Plan, seconds: float) -> None:
+        """A plan was carried out."""
+        self._of(metrics.RECONCILE_SECONDS).observe(seconds)
+        for one in plan.decided:
+            self._of(metrics.DECISIONS).labels(model, one.action, one.reason).inc()
+        for duration in plan.actuations:
+            self._of(metrics.ROLLBACK_SECONDS).observe(duration)
+        self._of(metrics.DEGRADED).labels(model).set(float(plan.report.degraded))
+        self._of(metrics.ROLLOUT_WEIGHT).labels(model).set(plan.report.weight / 10_000)
+        for guard in plan.report.guards:
+            for verdict in names.VERDICTS:
+                child = self._of(metrics.GUARD_VERDICT).labels(model, guard.name, verdict)
+                child.set(float(verdict == guard.verdict))
+            for row, text in (
+                (metrics.GUARD_VALUE, guard.value),
+                (metrics.GUARD_BOUND, guard.bound),
+            ):
+                if text:
+                    self._of(row).labels(model, guard.name).set(float(text))
+
+    def failed(self, reason: str) -> None:
+        """A pass ended early and will be tried again."""
+        self._of(metrics.RECONCILE_ERRORS).labels(reason).inc()
+
+    def _of(self, row: metrics.Metric) -> Any:
+        return self._made[row.name]
+
+    def _make(self, row: metrics.Metric) -> Any:
+        extra: dict[str, Any] = {"buckets": row.buckets} if row.buckets else {}
+        return _CLASSES[row.type](row.name, row.help, row.labels, registry=self.registry, **extra)
