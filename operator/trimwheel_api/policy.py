@@ -159,7 +159,7 @@ def parse_canonical(text: str, digest: str) -> Policy:
 
 
 def canonical_json(value: Any) -> bytes:
-    """RFC 8785 bytes of a value without floats and with keys of the basic plane (ours are ASCII)."""
+    """RFC 8785 bytes of a value without floats whose keys are ASCII, as all of ours are."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return text.encode()
 

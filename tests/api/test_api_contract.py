@@ -23,7 +23,8 @@ import sys
 before = set(sys.modules)
 {imports}
 outside = {{name.split(".")[0] for name in set(sys.modules) - before}}
-print(" ".join(sorted(outside - set(sys.stdlib_module_names))))
+stdlib = set(sys.stdlib_module_names)  # which leaves out its generated _sysconfigdata_...
+print(" ".join(name for name in outside - stdlib if not name.startswith("_sysconfigdata")))
 """
 PYDANTIC_AND_ITS_OWN = {
     "pydantic", "pydantic_core", "typing_extensions", "annotated_types", "typing_inspection",
