@@ -107,7 +107,8 @@ class EvidenceReader:
             if not isinstance(answer, Ok):
                 return Counters(gap=answer.reason)
             found.append(answer.series)
-        return Counters(*found)
+        trials, events, requests, device = found
+        return Counters(trials, events, requests, device)
 
     def _guard(
         self,

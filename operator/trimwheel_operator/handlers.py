@@ -60,7 +60,7 @@ def configure(settings: kopf.OperatorSettings) -> None:
 
 
 def _of_model(app: App, *, named_after_model: bool) -> Any:
-    def mark(name: str, namespace: str, spec: Any, **_: Any) -> None:
+    async def mark(name: str, namespace: str, spec: Any, **_: Any) -> None:
         app.mark((namespace, name if named_after_model else str(spec.get("model", ""))))
 
     return mark
@@ -69,7 +69,7 @@ def _of_model(app: App, *, named_after_model: bool) -> Any:
 def _approval(app: App) -> Any:
     """An approval names a rollout, which names the model; whoever waits is looked at."""
 
-    def mark(namespace: str, **_: Any) -> None:
+    async def mark(namespace: str, **_: Any) -> None:
         app.mark_namespace(namespace)
 
     return mark
