@@ -55,7 +55,7 @@ class Kube:
                 return None
             raise Unavailable(f"API server: {error.status} {error.reason}") from error
 
-    def list(self, kind: str) -> list[dict[str, Any]]:
+    def items(self, kind: str) -> list[dict[str, Any]]:
         """All objects of a kind, oldest first."""
         found = self._custom.list_namespaced_custom_object(
             GROUP, VERSION, self.namespace, PLURALS[kind], _request_timeout=10

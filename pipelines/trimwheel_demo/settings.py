@@ -40,11 +40,13 @@ class Options:
     kubeconfig: Path | None = None
     prometheus: str = ""
     mlflow: str = ""
+    values: Path | None = None
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Options:
         """Read SEED, DETACH, FRESH, BAD_POLICY, REPORT and the TRIMWHEEL_USE_* addresses."""
         bad, kubeconfig = environ.get("BAD_POLICY"), environ.get("TRIMWHEEL_USE_KUBECONFIG")
+        values = environ.get("TRIMWHEEL_VALUES")
         return cls(
             seed=int(environ.get("SEED") or 0),
             detach=environ.get("DETACH") in ("1", "true", "yes"),
@@ -54,6 +56,7 @@ class Options:
             kubeconfig=Path(kubeconfig) if kubeconfig else None,
             prometheus=environ.get("TRIMWHEEL_USE_PROMETHEUS", ""),
             mlflow=environ.get("TRIMWHEEL_USE_MLFLOW", ""),
+            values=Path(values) if values else None,
         )
 
 

@@ -22,6 +22,7 @@ import yaml
 from trimwheel_api import names
 from trimwheel_api.errors import SetupFailed
 from trimwheel_demo import load
+from trimwheel_demo.existing import ExistingCluster
 from trimwheel_demo.kube import Kube
 from trimwheel_demo.places import (
     APPROVER,
@@ -39,6 +40,7 @@ from trimwheel_demo.settings import Options, chart_values
 from trimwheel_demo.teller import Teller
 from trimwheel_local.cluster import Cluster
 
+AnyCluster = Cluster | ExistingCluster
 ROLES = {
     APPROVER: ("view", "trimwheel-approver"),
     EDITOR: ("edit",),
@@ -56,7 +58,7 @@ class World:
 
     options: Options
     places: Places
-    cluster: Cluster
+    cluster: AnyCluster
     teller: Teller
     report: Report
     admin: Kube
@@ -73,6 +75,11 @@ class World:
     def load(self) -> load.Folder:
         """The load generator's folder."""
         return load.Folder(self.places.load)
+
+    @property
+    def server(self) -> str:
+        """The API server's address."""
+        return _server(self.cluster)
 
     def account_token(self, account: str) -> str:
         """A real token of a service account of the release (TokenRequest)."""
@@ -103,19 +110,17 @@ def bring_up(options: Options, places: Places, teller: Teller, report: Report) -
     """Start or adopt everything below the model; returns once the chart is installed."""
     memory = MemoryWatch()
     memory.start()
-    cluster = Cluster(places.state, places.index)
-    if options.fresh:
+    if places.session.exists():
+        teller.say("removing what an earlier demo left running")
         take_down(places)
     places.demo.mkdir(parents=True, exist_ok=True)
     places.records.mkdir(parents=True, exist_ok=True)
+    cluster = _existing(options, places) if options.kubeconfig else _embedded(places)
     cluster.up()
-    teller.good(
-        f"API server, scheduler, controllers, etcd and one node: {cluster.status()['server']}"
-    )
+    teller.good(f"API server at {_server(cluster)}")
     with ThreadPoolExecutor(max_workers=2) as pool:
         addons = pool.submit(_addons, cluster, options)
-        chart = pool.submit(_chart, cluster, places, options)
-        chart.result()
+        pool.submit(_chart, cluster, places, options).result()
         teller.good("chart installed: CRDs, admission policies, operator, pipelines")
         addons.result()
     env = cluster.env()
@@ -132,17 +137,40 @@ def bring_up(options: Options, places: Places, teller: Teller, report: Report) -
     return world
 
 
-def _addons(cluster: Cluster, options: Options) -> None:
+def _embedded(places: Places) -> Cluster:
+    return Cluster(places.state, places.index)
+
+
+def _existing(options: Options, places: Places) -> ExistingCluster:
+    if not (options.prometheus and options.mlflow and options.values):
+        raise SetupFailed(
+            "TRIMWHEEL_USE_KUBECONFIG needs TRIMWHEEL_USE_PROMETHEUS, TRIMWHEEL_USE_MLFLOW and "
+            "TRIMWHEEL_VALUES (a chart values file with images, records.uri and ledger.url)"
+        )
+    assert options.kubeconfig is not None, "the caller looked"
+    return ExistingCluster(options.kubeconfig, places.demo, ROOT / "charts" / "trimwheel")
+
+
+def _server(cluster: AnyCluster) -> str:
+    if isinstance(cluster, ExistingCluster):
+        return cluster.server()
+    return str(cluster.status()["server"])
+
+
+def _addons(cluster: AnyCluster, options: Options) -> None:
+    if isinstance(cluster, ExistingCluster):
+        return
     cluster.install_addons(prometheus=not options.prometheus, mlflow=not options.mlflow)
     cluster.wait_addons(ADDON_TIMEOUT)
 
 
-def _chart(cluster: Cluster, places: Places, options: Options) -> None:
-    shape = ROOT / "charts" / "trimwheel" / "ci" / "embedded-values.yaml"
+def _chart(cluster: AnyCluster, places: Places, options: Options) -> None:
+    shape = options.values or ROOT / "charts" / "trimwheel" / "ci" / "embedded-values.yaml"
     values = yaml.safe_load(shape.read_text())
-    ours = chart_values(
-        places, options.prometheus or PROMETHEUS_SERVICE, options.mlflow or MLFLOW_SERVICE
-    )
+    prometheus = options.prometheus or PROMETHEUS_SERVICE
+    ours = chart_values(places, prometheus, options.mlflow or MLFLOW_SERVICE)
+    if isinstance(cluster, ExistingCluster):  # its records and ledger are named by its own values
+        ours = {key: ours[key] for key in ("prometheus", "mlflow", "models")}
     cluster.install_chart(_merged(values, ours))
     cluster.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(people_manifests()))
 
@@ -226,9 +254,16 @@ def save_session(world: World) -> None:
 
 def take_down(places: Places) -> bool:
     """Stop and remove all of a demo; False when there was nothing."""
-    cluster = Cluster(places.state, places.index)
-    there = places.demo.exists() or cluster.layout.root.exists()
     load.stop(load.Folder(places.load))
-    cluster.down(purge=True)
+    found = json.loads(places.session.read_text()) if places.session.exists() else {}
+    cluster = Cluster(places.state, places.index)
+    there = bool(found) or cluster.layout.root.exists()
+    foreign = Path(found.get("KUBECONFIG", cluster.kubeconfig))
+    if foreign != cluster.kubeconfig:
+        ExistingCluster(foreign, places.demo, ROOT / "charts" / "trimwheel").down(
+            namespace=NAMESPACE
+        )
+    else:
+        cluster.down(purge=True)
     shutil.rmtree(places.demo, ignore_errors=True)
     return there

@@ -68,9 +68,8 @@ def as_account(world: World, token: str, kind: str, name: str, spec: dict[str, A
         "metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec,
     }  # fmt: skip
     # An empty kubeconfig user: with a client certificate the token would not be looked at.
-    server = world.cluster.status()["server"]
     return world.admin.kubectl(
-        "--kubeconfig=/dev/null", f"--server={server}", "--insecure-skip-tls-verify",
+        "--kubeconfig=/dev/null", f"--server={world.server}", "--insecure-skip-tls-verify",
         f"--token={token}", "create", "-f", "-", stdin=json.dumps(body),
     )  # fmt: skip
 

@@ -28,7 +28,7 @@ class StoryFailed(TrimwheelError):
 
 def newest(world: World, kind: str, accept: Callable[[Item], bool]) -> Item | None:
     """The newest object of a kind that is accepted."""
-    found = [item for item in world.admin.list(kind) if accept(item)]
+    found = [item for item in world.admin.items(kind) if accept(item)]
     return found[-1] if found else None
 
 
