@@ -66,9 +66,13 @@ class ResidentPolicy:
     depth_cap: int  # index of the latest exit to answer at; the number of exits means no cap
     compute: ComputeKey
 
+    def to_wire(self) -> dict[str, Any]:
+        """JSON values."""
+        return asdict(self) | {"compute": list(self.compute)}
+
     @classmethod
     def from_wire(cls, body: dict[str, Any]) -> ResidentPolicy:
-        """Inverse of `asdict`."""
+        """Inverse of `to_wire`."""
         return cls(
             body["digest"],
             tuple(body["thresholds"]),
@@ -108,7 +112,8 @@ class Snapshot:
 
     def to_wire(self) -> dict[str, Any]:
         """JSON values."""
-        return asdict(self)
+        candidate = self.candidate.to_wire() if self.candidate else None
+        return asdict(self) | {"stable": self.stable.to_wire(), "candidate": candidate}
 
     @classmethod
     def from_wire(cls, body: dict[str, Any]) -> Snapshot:

@@ -20,8 +20,8 @@ from trimwheel_workers.assignment.source import AssignmentSource, Gone, Seen
 from trimwheel_workers.assignment.store import Store
 
 _LOG = logging.getLogger(__name__)
-_APPLY_RETRY = 0.5
-"""Seconds between attempts to apply what could not be applied (the engine is loading)."""
+_APPLY_RETRY = 1.0
+"""Seconds between attempts to apply what could not be applied; `poke` makes the next one sooner."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,7 @@ class AssignmentLoop:
         self._stop = threading.Event()
         self._poked = False
         self._done: tuple[str, int, int, str] | None = None
+        self._put_off: tuple[str, int, int, str] | None = None
         self._acknowledged: Acknowledgement | None = None
         self._acknowledger: Latest[Acknowledgement] = Latest(f"{name}-ack", acknowledge)
         self._threads = [
@@ -187,7 +188,13 @@ class AssignmentLoop:
             _LOG.error("epoch %d cannot be served: %s", effective.spec.epoch, error)
             applied = Applied(epoch=0, stable="", refused=error.sentence())
         except TrimwheelError as error:
-            _LOG.info("epoch %d is not in force yet: %s", effective.spec.epoch, error)
+            if effective.key != self._put_off:
+                _LOG.info("epoch %d is not in force yet: %s", effective.spec.epoch, error)
+            self._put_off = effective.key
+            return
+        except Exception:
+            # A fault of ours must not end the thread that would carry out the next rollback.
+            _LOG.exception("epoch %d could not be applied; trying again", effective.spec.epoch)
             return
         if effective.cause:
             _LOG.warning("epoch %d: stable only (%s)", effective.spec.epoch, effective.cause)

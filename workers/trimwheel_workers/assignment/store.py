@@ -18,8 +18,8 @@ FILE = "assignment.json"
 class Store:
     """One file in a folder that outlives the container (an emptyDir)."""
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / FILE
+    def __init__(self, folder: Path | str) -> None:
+        self._path = Path(folder) / FILE
 
     def save(self, uid: str, spec: PolicyAssignmentSpec) -> None:
         """Replace the file in one step. A full disk costs the copy, never the service."""

@@ -114,7 +114,9 @@ class EngineLoop:
     def _give_back_expired(self, now: float) -> None:
         expired = self._scheduler.take_expired(now)
         if expired:
-            self._send(Kind.ANSWERS, {"rows": [_unanswered(row, Status.EXPIRED) for row in expired]})
+            self._send(
+                Kind.ANSWERS, {"rows": [_unanswered(row, Status.EXPIRED) for row in expired]}
+            )
 
     def _serve(self, now: float) -> bool:
         """Run the batch that is due, if any."""

@@ -1,0 +1,229 @@
+"""Requests in flight: admitted, sent to the engine, matched with their answers, given up in time.
+
+One frame for each turn of the event loop carries all requests that arrived in it. Admission is
+bounded, so that overload is answered at once with 429 instead of piling up. Called by `app` through
+`worker`; every row that ends is accounted here, once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from trimwheel_api import names
+from trimwheel_api.cohorts import audit_score, cohort
+from trimwheel_api.errors import Overloaded, Unavailable
+from trimwheel_workers.arms import Snapshot
+from trimwheel_workers.engine.frames import Kind
+from trimwheel_workers.engine.status import Status
+from trimwheel_workers.front.guards import Guards
+from trimwheel_workers.front.metrics import WorkerMetrics
+
+_GRACE_SECONDS = 0.25
+"""Beyond a deadline the front gives a row up by itself: the engine should have by then."""
+_STATUS_CODES = {
+    Status.ANSWERED: 200, Status.EXPIRED: 503, Status.FAILED: 500, Status.NOT_FINITE: 500,
+}  # fmt: skip
+ENGINE_DOWN = -1
+"""Status of rows whose engine died."""
+
+
+class Answer(NamedTuple):
+    """How one row ended; beyond `status` only meaningful when it is `Status.ANSWERED`."""
+
+    status: int
+    prediction: int
+    probability: float
+    exit: int
+    layers: int
+    arm: str
+    tokens: int
+    snapshot: Snapshot
+
+
+@dataclass(slots=True)
+class Ticket:
+    """One row in flight."""
+
+    server_id: str
+    session: str
+    tenant: str
+    text: str
+    arm: str
+    audited: bool
+    u: float
+    propensity: float
+    received: float
+    deadline: float
+    future: asyncio.Future[Answer]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When a request is refused or given up."""
+
+    queue: int
+    deadline: float
+    slo: float
+
+
+class Dispatcher:
+    """The rows in flight of one worker."""
+
+    def __init__(
+        self,
+        model: str,
+        limits: Limits,
+        metrics: WorkerMetrics,
+        guards: Guards,
+        send: Callable[[Kind, object], None],
+    ) -> None:
+        self._model = model
+        self._limits = limits
+        self._metrics = metrics
+        self._guards = guards
+        self._send = send
+        self._ids = itertools.count(1)
+        self._tickets: dict[int, Ticket] = {}
+        self._outgoing: list[list[object]] = []
+        self._sweep: asyncio.TimerHandle | None = None
+        self._salt = ""
+        self.target: Snapshot | None = None
+        """Newest snapshot sent to the engine: what cohorts and audits of new requests go by."""
+        self.serving: Snapshot | None = None
+        """Snapshot that the engine answers under."""
+        self.stalled: Callable[[], None] = lambda: None
+        """Called when rows had to be given up."""
+
+    @property
+    def in_flight(self) -> int:
+        """Rows without an answer."""
+        return len(self._tickets)
+
+    def submit(self, text: str, session: str, tenant: str) -> asyncio.Future[Answer]:
+        """Send one text on its way. Raises Overloaded (429) or Unavailable (503)."""
+        snapshot = self.target
+        if snapshot is None:
+            raise Unavailable("no policy is assigned yet")
+        if len(self._tickets) >= self._limits.queue:
+            raise Overloaded(f"{len(self._tickets)} requests wait, {self._limits.queue} may")
+        server_id = os.urandom(12).hex()
+        place = cohort(session or server_id, snapshot.salt)
+        u = audit_score(server_id, self._model)
+        now = time.monotonic()
+        loop = asyncio.get_running_loop()
+        ticket = Ticket(
+            server_id, session, tenant, text, snapshot.arm(place), u < snapshot.audit_rate, u,
+            snapshot.audit_rate, now, now + self._limits.deadline, loop.create_future(),
+        )  # fmt: skip
+        row = next(self._ids)
+        self._tickets[row] = ticket
+        if not self._outgoing:
+            loop.call_soon(self.flush)
+        self._outgoing.append([row, text, place, ticket.deadline, ticket.audited])
+        if self._sweep is None:
+            self._sweep = loop.call_later(self._limits.deadline + _GRACE_SECONDS, self._give_up)
+        return ticket.future
+
+    def flush(self) -> None:
+        """Send what was gathered in this turn of the loop, hashed under the target's salt."""
+        if self._outgoing and self.target is not None:
+            self._send(Kind.REQUESTS, [self.target.salt, self._outgoing])
+        self._outgoing = []
+
+    def retarget(self, snapshot: Snapshot) -> None:
+        """Later requests go by this snapshot; those gathered so far leave under the former one."""
+        self.flush()
+        self.target = snapshot
+
+    def settle(self, row: list[float], now: float) -> tuple[Ticket, Answer] | None:
+        """Take one row of an ANSWERS frame; None when it was given up before."""
+        id_, status, prediction, probability, exit_index, layers, arm, tokens = row
+        ticket = self._tickets.pop(int(id_), None)
+        if ticket is None:
+            return None
+        snapshot = self.serving
+        assert snapshot is not None, "answers come after the first snapshot was applied"
+        served = names.ARMS[int(arm)] if status == Status.ANSWERED else ticket.arm
+        answer = Answer(
+            int(status), int(prediction), probability, int(exit_index), int(layers), served,
+            int(tokens), snapshot,
+        )  # fmt: skip
+        self._finish(ticket, answer, now)
+        return ticket, answer
+
+    def serving_lost(self) -> None:
+        """The engine died: every row ends with 503, and none is served until it is back."""
+        tickets = list(self._tickets.values())
+        self._tickets.clear()
+        self._outgoing = []
+        now = time.monotonic()
+        for ticket in tickets:
+            self._finish(ticket, self._unanswered(ticket, ENGINE_DOWN), now)
+        self.serving = None
+
+    def account(self, arm: str, session: str, code: int) -> None:
+        """Count a request that never was in flight (4xx, 429, 503)."""
+        self._metrics.requests(arm, None, code).inc()
+        snapshot = self.target
+        if code >= 500 and snapshot is not None:
+            self._guard(snapshot, arm, session, failed=True, slow=False)
+
+    def arm_of(self, session: str) -> str:
+        """Arm that a session's request would be served by; stable before any policy."""
+        snapshot = self.target
+        if snapshot is None or not session:
+            return names.ARM_STABLE
+        return snapshot.arm(cohort(session, snapshot.salt))
+
+    # ------------------------------------------------------------------ ends of rows
+
+    def _finish(self, ticket: Ticket, answer: Answer, now: float) -> None:
+        answered = answer.status == Status.ANSWERED
+        elapsed = now - ticket.received
+        arm = answer.arm
+        code = _STATUS_CODES.get(Status(answer.status), 503) if answer.status >= 0 else 503
+        self._metrics.requests(arm, answer.exit if answered else None, code).inc()
+        self._metrics.duration[arm].observe(elapsed)
+        self._guard(
+            answer.snapshot, arm, ticket.session, failed=not answered,
+            slow=elapsed > self._limits.slo,
+        )  # fmt: skip
+        if not ticket.future.done():
+            ticket.future.set_result(answer)
+
+    def _guard(
+        self, snapshot: Snapshot, arm: str, session: str, *, failed: bool, slow: bool
+    ) -> None:
+        policy = snapshot.candidate if arm == names.ARM_CANDIDATE else snapshot.stable
+        guards = self._guards.of(arm, policy.digest) if policy else None
+        if guards is not None:
+            guards.served(session, failed=failed, slow=slow)
+
+    def _unanswered(self, ticket: Ticket, status: int) -> Answer:
+        snapshot = self.serving or self.target
+        assert snapshot is not None, "a row in flight was admitted under a snapshot"
+        return Answer(status, 0, 0.0, 0, 0, ticket.arm, 0, snapshot)
+
+    def _give_up(self) -> None:
+        """End rows that the engine should have given back; watch on while there are others."""
+        self._sweep = None
+        now = time.monotonic()
+        late = now - _GRACE_SECONDS
+        overdue = list(
+            itertools.takewhile(lambda item: item[1].deadline <= late, self._tickets.items())
+        )
+        for id_, ticket in overdue:
+            del self._tickets[id_]
+            self._finish(ticket, self._unanswered(ticket, Status.EXPIRED), now)
+        if overdue:
+            self.stalled()
+        if self._tickets:
+            oldest = next(iter(self._tickets.values()))
+            wait = max(0.01, oldest.deadline + _GRACE_SECONDS - now)
+            self._sweep = asyncio.get_running_loop().call_later(wait, self._give_up)

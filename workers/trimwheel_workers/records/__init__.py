@@ -1,0 +1,1 @@
+"""Audit records on their way to the store: `segments` is the file format, `writer` the delivery."""

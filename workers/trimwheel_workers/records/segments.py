@@ -1,0 +1,64 @@
+"""Records as Parquet segments, and how one reaches the store: whole or not at all.
+
+Called by the writer's thread. Columns and names are `trimwheel_api.records`'; a record is a tuple in
+the order of its columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from trimwheel_api.errors import Unavailable
+from trimwheel_api.records import COLUMNS, SCHEMA_VERSION
+
+_ARROW = {
+    "string": pa.string(),
+    "float64": pa.float64(),
+    "float32": pa.float32(),
+    "int32": pa.int32(),
+    "int64": pa.int64(),
+    "bool": pa.bool_(),
+    "list<float32>": pa.list_(pa.float32()),
+    "list<int32>": pa.list_(pa.int32()),
+}
+SCHEMA = pa.schema(
+    [pa.field(column.name, _ARROW[column.type], column.nullable) for column in COLUMNS],
+    metadata={"trimwheel.records": str(SCHEMA_VERSION)},
+)
+
+Record = tuple[Any, ...]
+"""One value for each of `trimwheel_api.records.COLUMNS`."""
+
+
+def to_parquet(records: Sequence[Record]) -> bytes:
+    """The bytes of a segment; no records give a segment without rows."""
+    columns = list(zip(*records, strict=True)) if records else [()] * len(SCHEMA)
+    arrays = [
+        pa.array(values, type=field.type) for values, field in zip(columns, SCHEMA, strict=True)
+    ]
+    sink = BytesIO()
+    pq.write_table(pa.Table.from_arrays(arrays, schema=SCHEMA), sink, compression="zstd")
+    return sink.getvalue()
+
+
+def deliver(folder: str, name: str, data: bytes) -> None:
+    """Put a segment under its name in one step. Raises Unavailable when the store does not take it.
+
+    Readers ignore names that do not parse, so the temporary name needs no other protection.
+    """
+    temporary = f"{folder}/.{name}.part"
+    try:
+        store, root = fsspec.core.url_to_fs(folder)
+        store.makedirs(root, exist_ok=True)
+        with fsspec.open(temporary, "wb") as file:
+            file.write(data)
+        store.mv(temporary, f"{folder}/{name}")
+    except Exception as error:
+        # Every store raises errors of its own; all mean that the segment is not there yet.
+        raise Unavailable(f"record store {folder}: {type(error).__name__}: {error}") from error
