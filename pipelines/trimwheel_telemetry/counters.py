@@ -103,16 +103,27 @@ def increments(series: Series, window: Window, *, history: bool = True) -> Incre
     )
 
 
-def total(series: Iterable[Series], window: Window) -> float:
-    """Sum of increments over many series (pods, exits, codes)."""
+def total(
+    series: Iterable[Series], window: Window, *, history_of: Iterable[Series] | None = None
+) -> float:
+    """Sum of increments over many series (pods, exits, codes).
+
+    `history_of`: lines that show how far the answer reaches back, when `series` are only some.
+    """
     lines = tuple(series)
-    history = reaches_back(lines, window)
+    history = reaches_back(lines if history_of is None else history_of, window)
     return sum((increments(line, window, history=history).total for line in lines), 0.0)
 
 
 def reaches_back(series: Iterable[Series], window: Window) -> bool:
     """Whether any line has a sample from before the window, so that "absent" means "new"."""
     return any(len(line.times) and line.times[0] <= window.since for line in series)
+
+
+def newest_sample(series: Iterable[Series], window: Window) -> float | None:
+    """Time of the newest sample up to the window's end; None without any."""
+    moments = [line.times[line.times <= window.until] for line in series]
+    return max((float(times[-1]) for times in moments if len(times)), default=None)
 
 
 def matching(series: Iterable[Series], **labels: str) -> tuple[Series, ...]:
@@ -161,6 +172,8 @@ def guard_evidence(
             if column == 0 and found.newest is not None:
                 newest.append(found.newest)
     state, reason = _state(newest, resets, window)
+    if _unpaired(trials, events, guard, candidate):
+        state, reason = DataState.ABSENT, "a worker reports this guard's trials but not its events"
     return GuardEvidence(
         trials=float(sums[0]),
         events=float(min(sums[2], sums[0])),
@@ -170,6 +183,21 @@ def guard_evidence(
         state=state,
         reason=reason,
     )
+
+
+def _unpaired(
+    trials: Sequence[Series], events: Sequence[Series], guard: str, candidate: str
+) -> bool:
+    """Whether some worker's event counter is missing: its silence must not look like success."""
+
+    def keys(lines: Sequence[Series]) -> set[frozenset[tuple[str, str]]]:
+        chosen = matching(lines, guard=guard, arm=ARM_CANDIDATE, digest=candidate)
+        return {
+            frozenset((name, value) for name, value in line.labels.items() if name != "__name__")
+            for line in chosen
+        }
+
+    return not keys(trials) <= keys(events)
 
 
 def _by_block(found: Increments, window: Window) -> Floats:

@@ -75,6 +75,11 @@ def test_a_series_appearing_later_is_new_only_if_the_answer_reaches_back() -> No
     assert total([new], WINDOW) == 1
 
 
+def silent(lines: list[Series]) -> list[Series]:
+    """Event lines that stayed at 0, one for each trial line."""
+    return [Series(entry.labels, entry.times, entry.values * 0) for entry in lines]
+
+
 def test_evidence_sums_pods_and_keeps_blocks_of_both_arms_together() -> None:
     trials = [guard_line("candidate", [0, 10, 30]), guard_line("stable", [500, 600, 650])]
     events = [guard_line("candidate", [0, 0, 2]), guard_line("stable", [9, 10, 10])]
@@ -83,7 +88,7 @@ def test_evidence_sums_pods_and_keeps_blocks_of_both_arms_together() -> None:
     ]
     evidence = guard_evidence(
         trials + second,
-        events,
+        events + silent(second),
         guard="errors",
         candidate=CANDIDATE,
         stable=STABLE,
@@ -103,19 +108,22 @@ def test_other_guards_arms_and_digests_are_not_evidence() -> None:
         line([995, 1010], [0, 99], arm="stable", digest=CANDIDATE, guard="errors"),
     ]
     evidence = guard_evidence(
-        trials, [], guard="errors", candidate=CANDIDATE, stable=STABLE, window=WINDOW
+        trials,
+        silent(trials),
+        guard="errors",
+        candidate=CANDIDATE,
+        stable=STABLE,
+        window=WINDOW,
     )
     assert (evidence.trials, evidence.stable_trials) == (10, 0)
 
 
 def test_an_increment_over_a_scrape_gap_counts_but_compares_nothing() -> None:
     times = [995.0, 1_010.0, 1_080.0]
+    trials = [guard_line(arm, [0, 10, 80], times=times) for arm in ("candidate", "stable")]
     evidence = guard_evidence(
-        [
-            guard_line("candidate", [0, 10, 80], times=times),
-            guard_line("stable", [0, 10, 80], times=times),
-        ],
-        [],
+        trials,
+        silent(trials),
         guard="errors",
         candidate=CANDIDATE,
         stable=STABLE,
@@ -141,9 +149,10 @@ def test_an_increment_over_a_scrape_gap_counts_but_compares_nothing() -> None:
 def test_the_state_of_the_data_is_named(
     values: list[float], times: list[float], until: float, state: DataState, says: str
 ) -> None:
+    trials = [guard_line("candidate", values, times=times)]
     evidence = guard_evidence(
-        [guard_line("candidate", values, times=times)],
-        [],
+        trials,
+        silent(trials),
         guard="errors",
         candidate=CANDIDATE,
         stable=STABLE,
@@ -163,6 +172,15 @@ def test_an_event_whose_trial_was_before_the_window_never_exceeds_the_trials() -
         window=WINDOW,
     )
     assert (evidence.trials, evidence.events) == (0, 0)
+
+
+def test_missing_event_counters_are_absent_data_not_success() -> None:
+    trials = [guard_line("candidate", [0, 500])]
+    evidence = guard_evidence(
+        trials, [], guard="errors", candidate=CANDIDATE, stable=STABLE, window=WINDOW
+    )
+    assert evidence.state is DataState.ABSENT
+    assert "not its events" in evidence.reason
 
 
 def test_blocks_longer_than_fifteen_seconds_are_refused() -> None:
