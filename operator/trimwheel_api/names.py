@@ -161,6 +161,7 @@ class Reason:
     FAILED = "Failed"
     JOB_FAILED = "JobFailed"
     TOO_FEW_RECORDS = "TooFewRecords"
+    SUPERSEDED = "Superseded"  # harm started a newer TuningRun; this one's window is mixed
 
 
 class Action:
