@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from ipaddress import IPv4Network
 from typing import Any
 
 import pytest
@@ -61,17 +63,43 @@ def test_targets(
     assert targets(service(port, **spec), port, pods) == wanted
 
 
-async def echo_server(name: bytes) -> tuple[asyncio.Server, tuple[str, int]]:
-    """Answers its name and all it has received, once the client has finished sending."""
+class Echoes:
+    """Servers that answer their name and all they got, once the client has finished sending."""
 
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        received = await reader.read()
-        writer.write(name + received)
-        await writer.drain()
-        writer.close()
+    def __init__(self) -> None:
+        self.servers: list[asyncio.Server] = []
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    return server, server.sockets[0].getsockname()
+    async def start(self, name: bytes) -> tuple[str, int]:
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            received = await reader.read()
+            writer.write(name + received)
+            await writer.drain()
+            writer.close()
+
+        return await self.serve(answer)
+
+    async def serve(self, handler: Callable[..., Awaitable[None]]) -> tuple[str, int]:
+        server = await asyncio.start_server(handler, "127.0.0.1", 0)
+        self.servers.append(server)
+        host, port = server.sockets[0].getsockname()
+        return host, port
+
+    async def dead(self) -> tuple[str, int]:
+        """An address at which nobody listens any more."""
+        where = await self.start(b"")
+        self.servers[-1].close()
+        await self.servers[-1].wait_closed()
+        return where
+
+
+@pytest.fixture
+async def echoes() -> AsyncIterator[Echoes]:
+    found = Echoes()
+    yield found
+    for server in found.servers:
+        server.close()
+    # Transports close in the turns of the loop that follow.
+    await asyncio.sleep(0.05)
 
 
 async def ask(address: tuple[str, int], payload: bytes = b"") -> bytes:
@@ -90,45 +118,35 @@ async def listening(targets: list[tuple[str, int]]) -> tuple[Forwarder, tuple[st
     return forwarder, forwarder.address
 
 
-async def test_connections_go_round_robin() -> None:
-    servers = [await echo_server(name) for name in (b"a", b"b", b"c")]
-    forwarder, address = await listening([where for _, where in servers])
+async def test_connections_go_round_robin(echoes: Echoes) -> None:
+    forwarder, address = await listening([await echoes.start(name) for name in (b"a", b"b", b"c")])
     found = Counter([await ask(address) for _ in range(9)])
     assert found == {b"a": 3, b"b": 3, b"c": 3}
     await forwarder.close()
 
 
-async def test_a_dead_target_is_skipped() -> None:
-    server, where = await echo_server(b"alive")
-    dead, gone = await echo_server(b"dead")
-    dead.close()
-    await dead.wait_closed()
-    forwarder, address = await listening([gone, where])
+async def test_a_dead_target_is_skipped(echoes: Echoes) -> None:
+    forwarder, address = await listening([await echoes.dead(), await echoes.start(b"alive")])
     assert [await ask(address) for _ in range(4)] == [b"alive"] * 4
     await forwarder.close()
 
 
-async def test_without_any_live_target_the_connection_is_reset() -> None:
-    dead, gone = await echo_server(b"")
-    dead.close()
-    await dead.wait_closed()
-    forwarder, address = await listening([gone])
+async def test_without_any_live_target_the_connection_is_reset(echoes: Echoes) -> None:
+    forwarder, address = await listening([await echoes.dead()])
     with pytest.raises(ConnectionResetError):
         await ask(address, b"x")
     await forwarder.close()
 
 
-async def test_megabytes_pass_whole_and_the_senders_end_is_passed_on() -> None:
-    _, where = await echo_server(b"!")
-    forwarder, address = await listening([where])
+async def test_megabytes_pass_whole_and_the_senders_end_is_passed_on(echoes: Echoes) -> None:
+    forwarder, address = await listening([await echoes.start(b"!")])
     payload = bytes(range(256)) * 16_384
     assert await ask(address, payload) == b"!" + payload
     await forwarder.close()
 
 
-async def test_open_connections_survive_the_end_of_listening() -> None:
-    _, where = await echo_server(b"!")
-    forwarder, address = await listening([where])
+async def test_open_connections_survive_the_end_of_listening(echoes: Echoes) -> None:
+    forwarder, address = await listening([await echoes.start(b"!")])
     reader, writer = await asyncio.open_connection(*address)
     writer.write(b"before ")
     await asyncio.sleep(0.05)
@@ -139,12 +157,11 @@ async def test_open_connections_survive_the_end_of_listening() -> None:
     writer.close()
 
 
-async def test_a_target_that_hangs_up_hangs_up_on_the_client() -> None:
+async def test_a_target_that_hangs_up_hangs_up_on_the_client(echoes: Echoes) -> None:
     async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.close()
 
-    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
-    forwarder, address = await listening([server.sockets[0].getsockname()])
+    forwarder, address = await listening([await echoes.serve(hang_up)])
     reader, writer = await asyncio.open_connection(*address)
     assert await asyncio.wait_for(reader.read(), 2) == b""
     writer.close()
@@ -152,8 +169,6 @@ async def test_a_target_that_hangs_up_hangs_up_on_the_client() -> None:
 
 
 def test_addresses_are_reused_late_and_adopted_ones_are_kept() -> None:
-    from ipaddress import IPv4Network
-
     addresses = Addresses(IPv4Network("127.100.0.0/29"))
     first = addresses.take()
     addresses.free(first)

@@ -30,6 +30,7 @@ these are the numbers of its own KubeletCrashLoopBackOffMax feature."""
 CALM = 600.0
 """A run this long, in seconds, resets the back-off."""
 CONFIG_RETRY = 1.0
+STARTING_POLL = 0.01
 CANNOT_RUN = 128
 
 
@@ -61,6 +62,7 @@ class ContainerLoop:
         self.status = ContainerState(self.name, container["image"])
         self.attempt: Attempt | None = None
         self.stopping = False
+        self._starting = False
         # An init container that is to run for ever makes no sense; Always means OnFailure.
         always = "OnFailure" if init else "Always"
         self.policy = always if place.policy == "Always" else place.policy
@@ -92,11 +94,15 @@ class ContainerLoop:
                 return end.code
             self.place.changed()
             await self._back_off(end)
+            if self.stopping:
+                return end.code
             attempt = None
 
     async def stop(self, grace: float) -> None:
         """End it: preStop hook, SIGTERM to the group, SIGKILL when the grace period is over."""
         self.stopping = True
+        while self._starting:
+            await asyncio.sleep(STARTING_POLL)
         attempt = self.attempt
         if attempt is None or not attempt.running():
             return
@@ -128,7 +134,12 @@ class ContainerLoop:
                 self._wait_state("CreateContainerConfigError", str(error))
                 self.place.say("Warning", "Failed", f"container {self.name}: {error}")
                 await asyncio.sleep(CONFIG_RETRY)
-        attempt = await runtime.start(self.folder, number, launch)
+        # Somebody who wants to stop the container waits for this to be over.
+        self._starting = True
+        try:
+            attempt = self.attempt = await runtime.start(self.folder, number, launch)
+        finally:
+            self._starting = False
         self.place.say("Normal", "Started", f"Started container {self.name}")
         return attempt
 

@@ -14,7 +14,7 @@ from trimwheel_local.node.api import ApiClient, ApiError
 from trimwheel_local.node.status import pod_status
 
 if TYPE_CHECKING:
-    from trimwheel_local.node.pods import PodWorker
+    from trimwheel_local.node.worker import PodWorker
 
 log = logging.getLogger(__name__)
 Object = dict[str, Any]

@@ -57,18 +57,19 @@ class Services:
 
     async def run(self) -> None:
         """Follow Services for ever."""
-        updating = asyncio.create_task(self._update())
-        try:
-            async for kind, item in self.api.watch("/api/v1/services"):
-                if kind == "LIST":
-                    self.known = {_key(one): one for one in item["items"]}
-                elif kind == "DELETED":
-                    self.known.pop(_key(item), None)
-                else:
-                    self.known[_key(item)] = item
-                self._changed.set()
-        finally:
-            updating.cancel()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._update())
+            group.create_task(self._follow())
+
+    async def _follow(self) -> None:
+        async for kind, item in self.api.watch("/api/v1/services"):
+            if kind == "LIST":
+                self.known = {_key(one): one for one in item["items"]}
+            elif kind == "DELETED":
+                self.known.pop(_key(item), None)
+            else:
+                self.known[_key(item)] = item
+            self._changed.set()
 
     async def _update(self) -> None:
         while True:
