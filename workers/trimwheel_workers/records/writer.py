@@ -124,7 +124,8 @@ class RecordWriter:
         delay = _FIRST_RETRY
         while True:
             with self._condition:
-                self._condition.wait_for(self._something_due, self._patience())
+                if not self._something_due():
+                    self._condition.wait(self._patience())
             self._seal()
             if not self._segments:
                 if self._closing:
