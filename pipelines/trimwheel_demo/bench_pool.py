@@ -8,11 +8,11 @@ layers.
 from __future__ import annotations
 
 import numpy as np
-from trimwheel_pipelines.bench_pools import Pool
-from trimwheel_pipelines.replay import ReplayRecords
 
 from trimwheel_demo import corpus
 from trimwheel_demo.training import ensure
+from trimwheel_pipelines.bench_pools import Pool
+from trimwheel_pipelines.replay import ReplayRecords
 
 
 def demo_pool(seed: int) -> Pool:

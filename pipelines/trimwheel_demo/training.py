@@ -88,6 +88,7 @@ def _train(pools: corpus.Corpus, seed: int, folder: Path) -> Trained:
     """Fit, save, measure; the finished folder is renamed into place."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     import torch
+
     from trimwheel_workers.fitting.fit import fit
     from trimwheel_workers.fitting.recipe import Recipe, TrainingSet
     from trimwheel_workers.model import artifact
@@ -139,7 +140,9 @@ def figures(model: LoadedModel, pools: corpus.Corpus) -> dict[str, Any]:
 
 @click.command("train", short_help="Train the demo's encoder into the cache.")
 @click.option("--seed", default=0, show_default=True, help="Of weights, split and batches.")
-@click.option("--out", type=click.Path(path_type=Path), help="Copy the trained folder here as well.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Copy the trained folder here as well."
+)
 @click.option("--is-cached", "only_ask", is_flag=True, help="Only say whether it is cached.")
 @output_option
 def command(seed: int, out: Path | None, only_ask: bool, output: str) -> None:

@@ -33,7 +33,7 @@ def same_behaviour(document: dict[str, Any]) -> dict[str, Any]:
     thresholds = [Decimal(text) for text in twin["exit"]["thresholds"]]
     index = max(range(len(thresholds)), key=lambda i: thresholds[i])
     step = -_TICK if thresholds[index] + _TICK >= 2 else _TICK
-    twin["exit"]["thresholds"][index] = str(thresholds[index] + step)
+    twin["exit"]["thresholds"][index] = format(thresholds[index] + step, "f")
     return twin
 
 
