@@ -122,7 +122,7 @@ class Stage:
     def person(self, name: str, *roles: str, groups: tuple[str, ...] = ()) -> Actor:
         """A client certificate for `name`, bound to ClusterRoles in this namespace."""
         for role in roles:
-            self._bind(role, {"kind": "User", "name": name, "apiGroup": _RBAC})
+            self.bind(role, {"kind": "User", "name": name, "apiGroup": _RBAC})
         return self._actor(self.cluster.kubeconfig_for(name, groups))
 
     def account(self, name: str, *roles: str) -> Actor:
@@ -132,7 +132,7 @@ class Stage:
         )
         for role in roles:
             subject = {"kind": "ServiceAccount", "name": name, "namespace": self.namespace}
-            self._bind(role, subject)
+            self.bind(role, subject)
         return self.token(self.namespace, name)
 
     def token(self, namespace: str, account: str, pod: Any = None) -> Actor:
@@ -172,7 +172,7 @@ class Stage:
         body = {"metadata": {"name": name}, "rules": rules}
         self.admin.rbac.create_namespaced_role(self.namespace, body)
 
-    def _bind(self, role: str, subject: dict[str, Any]) -> None:
+    def bind(self, role: str, subject: dict[str, Any]) -> None:
         kind, _, name = role.rpartition("/")
         body = {
             "metadata": {"generateName": "test-"},
