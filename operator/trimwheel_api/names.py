@@ -62,6 +62,8 @@ ANNOTATION_REFUSED = f"{GROUP}/refused"
 """On a worker's Lease: why it does not serve what the assignment asks; empty when it does."""
 ANNOTATION_TRIPPED = f"{GROUP}/tripped"
 """On a worker's Lease: why it went back to stable by itself (Tripwire, LeaseExpired)."""
+TRIPPED_BY_LEASE = "LeaseExpired"
+"""It heard nothing for leaseSeconds: a partition or a dead operator, not the candidate's fault."""
 
 LABEL_DIGEST_LENGTH = 16
 

@@ -245,11 +245,18 @@ def held_since(assignment: Json) -> datetime | None:
 def acknowledgement(lease: Json) -> Acknowledgement | None:
     """What a worker's Lease says; None for one that says nothing."""
     metadata, spec = lease["metadata"], lease.get("spec") or {}
-    epoch = metadata.get("annotations", {}).get(names.ANNOTATION_EPOCH, "")
+    annotations = metadata.get("annotations", {})
+    epoch = annotations.get(names.ANNOTATION_EPOCH, "")
     moment = parse(spec.get("renewTime") or "")
     if not epoch.isdecimal() or moment is None:
         return None
-    return Acknowledgement(metadata["name"], int(epoch), moment)
+    return Acknowledgement(
+        pod=metadata["name"],
+        epoch=int(epoch),
+        at=moment,
+        refused=annotations.get(names.ANNOTATION_REFUSED, ""),
+        tripped=annotations.get(names.ANNOTATION_TRIPPED, ""),
+    )
 
 
 def tuning_job(job: Json) -> TuningJob:

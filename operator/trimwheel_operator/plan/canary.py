@@ -19,6 +19,7 @@ from trimwheel_operator.plan.approvals import approval, rejection
 from trimwheel_operator.plan.clock import parse, parse_or, to_micro
 from trimwheel_operator.plan.conditions import is_true
 from trimwheel_operator.plan.draft import Draft
+from trimwheel_operator.plan.observed import Acknowledgement
 from trimwheel_operator.plan.outcomes import Stop
 from trimwheel_operator.plan.stable import assigned_policy, known_document, policy_of_digest
 
@@ -113,7 +114,44 @@ def certificate_lapsed(draft: Draft, rollout: PolicyRollout, model: AdaptiveMode
     return Stop(Reason.CERTIFICATE_EXPIRED, message)
 
 
-STOPS: tuple[StopRule, ...] = (aborted, rejected, guard_failed, model_changed, certificate_lapsed)
+def refused_by_worker(draft: Draft, rollout: PolicyRollout, model: AdaptiveModel) -> Stop | None:
+    """A worker cannot load the candidate, so no evidence will ever come of it."""
+    for ack in _current(draft):
+        if ack.refused:
+            return Stop(Reason.POLICY_INVALID, f"worker {ack.pod} refuses it: {ack.refused}")
+    return None
+
+
+def tripped(draft: Draft, rollout: PolicyRollout, model: AdaptiveModel) -> Stop | None:
+    """A worker left the candidate by itself: its batches failed and stable's did not."""
+    for ack in _current(draft):
+        if ack.tripped and ack.tripped != names.TRIPPED_BY_LEASE:
+            return Stop(Reason.GUARD_FAILED, f"worker {ack.pod} left it by itself: {ack.tripped}")
+    return None
+
+
+def _current(draft: Draft) -> list[Acknowledgement]:
+    """What live workers say of the assignment as it is, candidate included."""
+    observed = draft.state.assignment
+    if observed is None or observed.spec.candidate is None:
+        return []
+    live = {pod.name for pod in draft.state.pods}
+    return [
+        ack
+        for ack in draft.state.acknowledgements
+        if ack.epoch >= observed.spec.epoch and ack.pod in live
+    ]
+
+
+STOPS: tuple[StopRule, ...] = (
+    aborted,
+    rejected,
+    guard_failed,
+    tripped,
+    refused_by_worker,
+    model_changed,
+    certificate_lapsed,
+)
 
 
 # --- what holds it -----------------------------------------------------------------------------

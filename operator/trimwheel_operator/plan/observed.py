@@ -37,6 +37,10 @@ class Acknowledgement:
     pod: str
     epoch: int
     at: datetime
+    refused: str = ""
+    """Why this worker cannot serve what it was told to."""
+    tripped: str = ""
+    """Why it left the candidate by itself."""
 
 
 @dataclass(frozen=True, slots=True)
