@@ -6,6 +6,7 @@ from grafana_foundation_sdk.builders.dashboard import Dashboard, Row
 
 from trimwheel_api.metrics import (
     DECISIONS,
+    ENGINE_RESTARTS,
     GUARD_BOUND,
     GUARD_EVENTS,
     GUARD_TRIALS,
@@ -18,6 +19,7 @@ from trimwheel_api.metrics import (
     RECONCILE_ERRORS,
     RECONCILE_SECONDS,
     RECORDS_DROPPED,
+    REFUSALS,
     ROLLBACK_SECONDS,
     ROLLOUT_WEIGHT,
     TRIPWIRE,
@@ -134,6 +136,8 @@ def _machinery(board: Dashboard) -> Dashboard:
     operator_errors = or_zero(f"sum by (reason) (rate({RECONCILE_ERRORS.name}[{INTERVAL}]))")
     loop_errors = or_zero(f"sum by (reason) (rate({LOOP_ERRORS.name}[{INTERVAL}]))")
     epochs = f"max by (pod) ({of_model(POLICY_EPOCH)})"
+    restarts = or_zero(f"sum({of_model(ENGINE_RESTARTS)})")
+    refusals = or_zero(f"sum({of_model(REFUSALS)})")
     return (
         board.with_row(Row("Machinery"))
         .with_panel(
@@ -145,14 +149,17 @@ def _machinery(board: Dashboard) -> Dashboard:
                   (or_zero(rate(RECORDS_DROPPED, "reason")), "{{reason}}"))
         )
         .with_panel(
+            graph("Workers in trouble", "short", "Engine processes that died, and assigned "
+                  "policies that workers refused, since the workers started.",
+                  (restarts, "engines died"), (refusals, "policies refused"))
+        )
+        .with_panel(
             graph("Control plane", "short", "Failed passes a second, by reason.",
                   (operator_errors, "operator {{reason}}"), (loop_errors, "pipelines {{reason}}"))
         )
-        .with_panel(
-            graph("Reconcile p99", "s", "All models.", (reconcile, "p99"), width=12)
-        )
+        .with_panel(graph("Reconcile p99", "s", "All models.", (reconcile, "p99")))
         .with_panel(
             graph("Ledger", "short", "Decisions copied to the ledger.",
-                  (f"sum({LEDGER_EVENTS.name})", "events"), width=12)
+                  (f"sum({LEDGER_EVENTS.name})", "events"))
         )
     )  # fmt: skip
