@@ -151,7 +151,7 @@ ALERTS: tuple[Alert, ...] = (
         "TrimwheelEngineDied", "warning",
         new_events(ENGINE_RESTARTS, "namespace, model", "15m"), "0m",
         f"Engine processes of {_OF_WORKER} died.",
-        "{{ $value }} in 15 minutes; each worker starts its engine anew and is not Ready meanwhile.",
+        "{{ $value }} in 15 minutes; a worker starts its engine anew and is not Ready meanwhile.",
     ),
     Alert(
         "TrimwheelPolicyRefused", "warning",
