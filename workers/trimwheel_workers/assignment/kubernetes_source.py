@@ -37,6 +37,7 @@ class KubernetesSource:
         self._name = name
         self._watch_seconds = watch_seconds
         self._response: Any = None
+        self._closed = False
 
     def events(self, stop: threading.Event) -> Iterator[Event]:
         """Readings until `stop`; failures are yielded and retried with back-off."""
@@ -60,6 +61,7 @@ class KubernetesSource:
 
     def close(self) -> None:
         """Shut the watch's socket, which wakes its reader."""
+        self._closed = True
         response = self._response
         if response is not None:
             response.shutdown()
@@ -91,6 +93,8 @@ class KubernetesSource:
                 _request_timeout=_WATCH_TIMEOUT,
             )  # fmt: skip
             try:
+                if self._closed:  # between the GET and the watch, when there was nothing to shut
+                    return
                 for line in _lines(self._response):
                     event = self._event(json.loads(line))
                     if event is not None:
