@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable
 
 from trimwheel_api import names
+from trimwheel_api.errors import Refused
 from trimwheel_api.policy import DENSE
-from trimwheel_operator.cluster import KubeApi, Refused, path_of
+from trimwheel_operator.cluster import KubeApi, path_of
 from trimwheel_operator.plan.clock import parse
 from trimwheel_operator.plan.observed import AdmissionCheck
 
@@ -53,12 +54,10 @@ class AdmissionTest:
         try:
             self._api.create(path_of("PolicyApproval", namespace), forged_approval(), dry_run=True)
         except Refused as refusal:
-            if any(f"ValidatingAdmissionPolicy '{name}'" in refusal.message for name in POLICIES):
+            if any(f"ValidatingAdmissionPolicy '{name}'" in str(refusal) for name in POLICIES):
                 times = [moment for moment in since if moment is not None]
                 return AdmissionCheck(True, "", max(times, default=None))
-            return AdmissionCheck(
-                False, f"a forged approval was refused, but not by us: {refusal.message}"
-            )
+            return AdmissionCheck(False, f"a forged approval was refused, but not by us: {refusal}")
         return AdmissionCheck(False, f"a forged approval was let through in namespace {namespace}")
 
 

@@ -10,9 +10,9 @@ import logging
 from collections.abc import Callable
 
 from trimwheel_api import names
-from trimwheel_api.errors import Conflict
+from trimwheel_api.errors import Conflict, Refused
 from trimwheel_operator import events
-from trimwheel_operator.cluster import KubeApi, Refused, path_of
+from trimwheel_operator.cluster import KubeApi, path_of
 from trimwheel_operator.plan.actions import (
     Action,
     CreateJob,

@@ -18,7 +18,7 @@ from kubernetes import client, config
 from kubernetes.dynamic import DynamicClient
 
 from trimwheel_api import names
-from trimwheel_api.errors import Conflict, TrimwheelError, Unavailable
+from trimwheel_api.errors import Conflict, Refused, TrimwheelError, Unavailable
 from trimwheel_api.kinds import PLURALS
 
 Json = dict[str, Any]
@@ -48,15 +48,6 @@ _BUILT_IN = {
 }
 _CONFLICTS = (HTTPStatus.CONFLICT, HTTPStatus.NOT_FOUND, HTTPStatus.GONE)
 _LATER = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.UNAUTHORIZED)
-
-
-class Refused(TrimwheelError):
-    """The API server says no, and will say so again: a missing right, or an invalid object."""
-
-    def __init__(self, status: int, message: str) -> None:
-        self.status = status
-        self.message = message
-        super().__init__(message)
 
 
 class KubeApi:
@@ -189,7 +180,7 @@ def _translated(method: str, path: str, error: client.ApiException) -> Trimwheel
         return Conflict(message)
     if status in _LATER or status >= HTTPStatus.INTERNAL_SERVER_ERROR or not status:
         return Unavailable(message)
-    return Refused(status, message)
+    return Refused(message)
 
 
 def _message(error: client.ApiException) -> str:

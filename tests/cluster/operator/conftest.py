@@ -1,0 +1,336 @@
+"""The operator as a process of its own, under its own account, on a real API server.
+
+The chart is installed with nobody deciding, so that a test starts, stops and kills operators as it
+likes. Workers are pods that run the real watch-and-arms loop and count what a test tells them to.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from kubernetes import client
+
+from trimwheel_api import names
+from trimwheel_api.kinds import PLURALS
+from trimwheel_api.policy import DENSE, parse_policy
+from trimwheel_local.cluster import Cluster
+from trimwheel_local.layout import checkout
+from trimwheel_local.names import RELEASE_NAMESPACE
+from trimwheel_local.testing import PYTHON_IMAGE, Clients, eventually
+
+ROOT = checkout() or Path.cwd()
+STANDIN = Path(__file__).with_name("standin_worker.py")
+MODEL = "router"
+MODEL_DIGEST = "sha256:" + "a" * 64
+GOOD = {"exit": {"enabled": True, "thresholds": ["0.9", "0.95"]}}
+BAD = {"exit": {"enabled": True, "thresholds": ["0.1", "0.1"]}}
+SETTLED = 40.0
+"""Seconds that any one expectation may take on a busy machine."""
+
+
+@dataclass
+class Operator:
+    """One operator process."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def signal(self, number: int) -> None:
+        os.kill(self.process.pid, number)
+
+    def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+        self.process.wait(10)
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.signal(signal.SIGCONT)
+            self.process.terminate()
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+    def text(self) -> str:
+        return self.log.read_text()
+
+
+@dataclass
+class Team:
+    """A namespace with one model, and people and pipelines who work on it."""
+
+    admin: Clients
+    namespace: str
+    requester: Clients
+    boss: Clients
+    uids: dict[str, str] = field(default_factory=dict)
+
+    def create(self, kind: str, name: str, spec: dict[str, Any], by: Clients | None = None) -> Any:
+        body = {
+            "apiVersion": names.API_VERSION,
+            "kind": kind,
+            "metadata": {"name": name},
+            "spec": spec,
+        }
+        return (by or self.admin).custom.create_namespaced_custom_object(
+            names.GROUP, names.VERSION, self.namespace, PLURALS[kind], body
+        )
+
+    def get(self, kind: str, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.admin.custom.get_namespaced_custom_object(
+            names.GROUP, names.VERSION, self.namespace, PLURALS[kind], name
+        )
+        return found
+
+    def change(self, kind: str, name: str, by: Clients | None = None, **spec: Any) -> None:
+        (by or self.admin).custom.patch_namespaced_custom_object(
+            names.GROUP, names.VERSION, self.namespace, PLURALS[kind], name, {"spec": spec}
+        )
+
+    def model(self, **spec: Any) -> None:
+        steps = [
+            {"weight": "0%", "hold": "2s", "maxDuration": "10m"},
+            {"weight": "20%", "hold": "2s", "minRequests": 50, "maxDuration": "10m"},
+            {"weight": "50%", "hold": "2s", "minRequests": 50, "maxDuration": "10m"},
+        ]
+        rollout = {"steps": steps, "leaseSeconds": 6, "passMargin": "2"}
+        base = {
+            "model": {"uri": "models:/router/1", "digest": MODEL_DIGEST},
+            "replicas": 0,
+            "rollout": rollout,
+        }
+        self.create("AdaptiveModel", MODEL, {**base, **spec})
+        account = names.worker_account(MODEL)
+        eventually(lambda: self._account(account), "the workers' account", SETTLED)
+
+    def _account(self, name: str) -> Any:
+        found = self.admin.core.list_namespaced_service_account(self.namespace).items
+        bound = self.admin.rbac.list_namespaced_role_binding(self.namespace).items
+        return name in [one.metadata.name for one in found] and name in [
+            one.metadata.name for one in bound
+        ]
+
+    def policy(self, name: str, document: dict[str, Any], certified: bool = False) -> str:
+        digest = parse_policy(document).digest
+        spec: dict[str, Any] = {"model": MODEL, "policy": document}
+        if certified:
+            spec["certificate"] = {
+                "epsilon": "0.02", "delta": "0.1", "n": 2000, "errors": 10, "pValue": "0.001",
+                "windowStart": "2026-01-01T00:00:00Z", "windowEnd": "2026-01-02T00:00:00Z",
+                "policyDigest": digest, "modelDigest": MODEL_DIGEST,
+                "issuedAt": "2026-01-02T00:00:00Z", "expiresAt": "2999-01-01T00:00:00Z",
+            }  # fmt: skip
+        self.create("AdaptivePolicy", name, spec)
+        return digest
+
+    def rollout(self, name: str, policy: str, digest: str, **spec: Any) -> None:
+        base = {
+            "model": MODEL,
+            "policy": policy,
+            "policyDigest": digest,
+            "requestedBy": "rita",
+        }
+        self.create("PolicyRollout", name, {**base, **spec}, by=self.requester)
+
+    def approve(self, rollout: str) -> None:
+        item = self.get("PolicyRollout", rollout)
+        spec = {
+            "rollout": rollout,
+            "rolloutUID": item["metadata"]["uid"],
+            "policyDigest": item["spec"]["policyDigest"],
+            "decision": "Approve",
+            "approver": "bea",
+            "reason": "looks right",
+        }
+        self.create("PolicyApproval", f"{rollout}-by-bea", spec, by=self.boss)
+
+    def worker(self, name: str, **environment: str) -> None:
+        """A pod that watches, acknowledges and counts as a worker does."""
+        labels = {
+            names.LABEL_NAME: "trimwheel-worker",
+            names.LABEL_INSTANCE: MODEL,
+            names.LABEL_COMPONENT: names.COMPONENT_WORKER,
+            names.LABEL_PART_OF: names.PART_OF,
+            names.LABEL_MODEL: MODEL,
+        }
+        fields = {"POD_NAME": "metadata.name", "POD_UID": "metadata.uid",
+                  "POD_NAMESPACE": "metadata.namespace", "POD_IP": "status.podIP"}  # fmt: skip
+        env: list[dict[str, Any]] = [
+            {"name": key, "valueFrom": {"fieldRef": {"fieldPath": path}}}
+            for key, path in fields.items()
+        ]
+        values = {"MODEL": MODEL, **environment}
+        env += [{"name": key, "value": value} for key, value in values.items()]
+        container = {
+            "name": "worker",
+            "image": PYTHON_IMAGE,
+            "command": ["python", "-u", str(STANDIN)],
+            "env": env,
+        }
+        annotations = {
+            "prometheus.io/scrape": "true",
+            "prometheus.io/port": str(names.WORKER_PORT),
+            "prometheus.io/path": "/metrics",
+        }
+        spec = {
+            "serviceAccountName": names.worker_account(MODEL),
+            "terminationGracePeriodSeconds": 1,
+            "containers": [container],
+        }
+        metadata = {"name": name, "labels": labels, "annotations": annotations}
+        self.admin.core.create_namespaced_pod(self.namespace, {"metadata": metadata, "spec": spec})
+
+    def workers(self, *pods: str, **environment: str) -> None:
+        """Several of them; returns when each has acknowledged."""
+        for name in pods:
+            self.worker(name, **environment)
+        for name in pods:
+            eventually(lambda name=name: self.epoch_of(name), f"{name} acknowledges", SETTLED)
+
+    def epoch_of(self, pod: str) -> int:
+        """The epoch that a worker acknowledged; 0 before any."""
+        try:
+            lease = self.admin.coordination.read_namespaced_lease(pod, self.namespace)
+        except client.ApiException:
+            return 0
+        return int(lease.metadata.annotations[names.ANNOTATION_EPOCH])
+
+    @property
+    def assignment(self) -> dict[str, Any]:
+        spec: dict[str, Any] = self.get("PolicyAssignment", MODEL)["spec"]
+        return spec
+
+    def status(self, rollout: str) -> dict[str, Any]:
+        status: dict[str, Any] = self.get("PolicyRollout", rollout).get("status", {})
+        return status
+
+    def phase(self, rollout: str) -> str:
+        return str(self.status(rollout).get("phase", ""))
+
+    def reaches(self, rollout: str, phase: str, timeout: float = SETTLED) -> dict[str, Any]:
+        """The rollout's status once it is in a phase."""
+        eventually(
+            lambda: self.phase(rollout) == phase or None,
+            f"{rollout} is {phase} (now {self.phase(rollout)})",
+            timeout,
+        )
+        return self.status(rollout)
+
+    def condition(self, kind: str, name: str, condition: str) -> dict[str, Any]:
+        found = self.get(kind, name).get("status", {}).get("conditions", [])
+        return next((one for one in found if one["type"] == condition), {"status": "Unknown"})
+
+    def becomes(self, kind: str, name: str, condition: str, status: str = "True") -> dict[str, Any]:
+        """The condition once it has a status."""
+        eventually(
+            lambda: self.condition(kind, name, condition)["status"] == status,
+            f"{kind} {name} is {condition}={status}",
+            SETTLED,
+        )
+        return self.condition(kind, name, condition)
+
+
+@pytest.fixture(scope="session")
+def release(cluster: Cluster, admin: Clients) -> str:
+    """The chart with 0 replicas of everything, its admission at work."""
+    values = yaml.safe_load((ROOT / "charts/trimwheel/ci/embedded-values.yaml").read_text())
+    for component in ("operator", "pipelines"):
+        values[component]["replicas"] = 0
+    cluster.install_chart(values)
+    time.sleep(2)  # a new admission policy bites after about a second
+    return RELEASE_NAMESPACE
+
+
+@pytest.fixture(scope="session")
+def prometheus(cluster: Cluster, release: str) -> str:
+    """A real Prometheus that scrapes every second."""
+    cluster.install_addons(prometheus=True, mlflow=False, scrape_interval="1s")
+    cluster.wait_addons()
+    return cluster.env()["PROMETHEUS_URL"]
+
+
+@pytest.fixture
+def operator(
+    cluster: Cluster, release: str, tmp_path: Path
+) -> Iterator[Callable[..., Operator]]:
+    """`operator()` starts one more operator process; all end with the test."""
+    account = names.service_account_user(RELEASE_NAMESPACE, names.OPERATOR_ACCOUNT)
+    groups = ("system:serviceaccounts", f"system:serviceaccounts:{RELEASE_NAMESPACE}")
+    kubeconfig = cluster.kubeconfig_for(account, groups)
+    started: list[Operator] = []
+
+    def start(**environment: str) -> Operator:
+        log = tmp_path / f"operator-{len(started)}.log"
+        env = {
+            **os.environ,
+            "KUBECONFIG": str(kubeconfig),
+            "POD_IP": f"127.0.0.{2 + len(started)}",
+            "TRIMWHEEL_SCRAPE_INTERVAL": "1s",
+            "TRIMWHEEL_RESYNC": "5s",
+            "TRIMWHEEL_LEADER_SECONDS": "4",
+            "OMP_NUM_THREADS": "1",
+            **environment,
+        }
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "trimwheel_operator"],
+                env=env,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        started.append(Operator(process, log))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.stop()
+
+
+@pytest.fixture
+def team(admin: Clients, namespace: str, as_user: Callable[..., Clients], release: str) -> Team:
+    """A namespace where rita asks for rollouts and waives, and bea approves."""
+    rules = {
+        "rita": [
+            _rule(["policyrollouts"], ["create", "get", "patch"]),
+            _rule(["adaptivemodels"], [names.VERB_ROLLBACK, names.VERB_WAIVE]),
+        ],
+        "bea": [
+            _rule(["policyapprovals"], ["create"]),
+            _rule(["policyrollouts"], [names.VERB_APPROVE]),
+        ],
+    }
+    group = "rbac.authorization.k8s.io"
+    for person, allowed in rules.items():
+        body = {"metadata": {"name": person}, "rules": allowed}
+        admin.rbac.create_namespaced_role(namespace, body)
+        subject = {"kind": "User", "name": person, "apiGroup": group}
+        role = {"apiGroup": group, "kind": "Role", "name": person}
+        body = {"metadata": {"name": person}, "roleRef": role, "subjects": [subject]}
+        admin.rbac.create_namespaced_role_binding(namespace, body)
+    return Team(admin, namespace, as_user("rita"), as_user("bea"))
+
+
+@pytest.fixture
+def documents() -> dict[str, dict[str, Any]]:
+    return {"good": GOOD, "bad": BAD}
+
+
+@pytest.fixture
+def dense() -> str:
+    return DENSE.digest
+
+
+def _rule(resources: list[str], verbs: list[str]) -> dict[str, Any]:
+    return {"apiGroups": [names.GROUP], "resources": resources, "verbs": verbs}
+
+

@@ -1,0 +1,112 @@
+"""A model is declared, and the real API server, controllers and operator do the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from trimwheel_api import names
+from trimwheel_local.testing import Clients, eventually
+
+pytestmark = pytest.mark.cluster
+MODEL = "router"
+
+
+def test_a_model_becomes_ready_dense_and_gets_its_worker_objects(
+    team: Any, operator: Callable[..., Any], admin: Clients, dense: str
+) -> None:
+    operator()
+    team.model()
+    team.becomes("AdaptiveModel", MODEL, names.READY)
+    status = team.get("AdaptiveModel", MODEL)["status"]
+    assert status["stable"]["digest"] == dense
+    assert status["endpoint"].startswith("http://127.")
+    assert team.assignment["epoch"] == 1
+    deployment = admin.apps.read_namespaced_deployment(MODEL, team.namespace)
+    assert deployment.spec.strategy.rolling_update.max_surge == 0
+    assert deployment.metadata.owner_references[0].kind == "AdaptiveModel"
+
+
+def test_what_somebody_changed_by_hand_is_put_back(
+    team: Any, operator: Callable[..., Any], admin: Clients
+) -> None:
+    operator()
+    team.model()
+    eventually(
+        lambda: admin.apps.list_namespaced_deployment(team.namespace).items, "the Deployment"
+    )
+    admin.core.delete_namespaced_service(MODEL, team.namespace)
+    patch = {"spec": {"template": {"spec": {"terminationGracePeriodSeconds": 77}}}}
+    admin.apps.patch_namespaced_deployment(MODEL, team.namespace, patch)
+
+    def restored() -> bool:
+        services = admin.core.list_namespaced_service(team.namespace).items
+        pod = admin.apps.read_namespaced_deployment(MODEL, team.namespace).spec.template.spec
+        return bool(services) and pod.termination_grace_period_seconds == 30
+
+    eventually(restored, "Service and Deployment as declared", 30)
+
+
+def test_an_invalid_spec_is_named_and_the_last_good_one_keeps_serving(
+    team: Any, operator: Callable[..., Any], admin: Clients
+) -> None:
+    operator()
+    team.model()
+    team.becomes("AdaptiveModel", MODEL, names.READY)
+    before = admin.apps.read_namespaced_deployment(MODEL, team.namespace)
+    team.change("AdaptiveModel", MODEL, engine={"deadline": "1ms"})
+    stalled = team.becomes("AdaptiveModel", MODEL, names.STALLED)
+    assert stalled["reason"] == "InvalidSpec"
+    assert "spec.engine.deadline" in stalled["message"] and "'1ms'" in stalled["message"]
+    after = admin.apps.read_namespaced_deployment(MODEL, team.namespace)
+    assert after.metadata.resource_version == before.metadata.resource_version
+    team.change("AdaptiveModel", MODEL, engine={"deadline": "2s"})
+    team.becomes("AdaptiveModel", MODEL, names.STALLED, "False")
+
+
+def test_deleting_the_model_removes_all_that_it_owned(
+    team: Any, operator: Callable[..., Any], admin: Clients
+) -> None:
+    operator()
+    team.model()
+    team.becomes("AdaptiveModel", MODEL, names.READY)
+    admin.custom.delete_namespaced_custom_object(
+        names.GROUP, names.VERSION, team.namespace, "adaptivemodels", MODEL
+    )
+
+    def gone() -> bool:
+        left: list[Any] = admin.apps.list_namespaced_deployment(team.namespace).items
+        left += admin.core.list_namespaced_service(team.namespace).items
+        left += admin.custom.list_namespaced_custom_object(
+            names.GROUP, names.VERSION, team.namespace, "policyassignments"
+        )["items"]
+        return not left
+
+    eventually(gone, "children are collected", 30)
+
+
+def test_users_objects_are_left_alone(team: Any, operator: Callable[..., Any]) -> None:
+    operator()
+    team.model()
+    team.becomes("AdaptiveModel", MODEL, names.READY)
+    metadata = team.get("AdaptiveModel", MODEL)["metadata"]
+    assert metadata["generation"] == 1
+    assert "finalizers" not in metadata and "annotations" not in metadata
+
+
+def test_a_tuning_run_becomes_one_job_whose_death_is_reported(
+    team: Any, operator: Callable[..., Any], admin: Clients, release: str
+) -> None:
+    operator(TRIMWHEEL_PIPELINES_IMAGE="process.trimwheel.dev/pipelines")
+    team.model()
+    team.create("TuningRun", "t1", {"model": MODEL})
+    team.create("TuningRun", "t2", {"model": MODEL})
+    stalled = team.becomes("TuningRun", "t1", names.STALLED)
+    assert "incumbent policy stays" in stalled["message"] or stalled["reason"]
+    assert team.get("TuningRun", "t1")["status"]["outcome"]
+    jobs = admin.batch.list_namespaced_job(release).items
+    uid = team.get("TuningRun", "t1")["metadata"]["uid"]
+    mine = [one for one in jobs if one.metadata.labels[names.LABEL_TUNING_RUN_UID] == uid]
+    assert len(mine) == 1 and mine[0].metadata.owner_references is None
