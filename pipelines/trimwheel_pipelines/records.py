@@ -95,6 +95,14 @@ class AuditRecords:
         """The records that were made with this model artifact."""
         return self.where(self.column("model_digest") == digest)
 
+    def with_inputs(self) -> AuditRecords:
+        """The records that kept their input."""
+        return self.where(self.table["text"].is_valid().to_numpy())
+
+    def oldest(self, count: int) -> AuditRecords:
+        """The first `count` records."""
+        return AuditRecords(self.table.slice(0, count), self.lost)
+
     def newest(self, count: int) -> AuditRecords:
         """The last `count` records."""
         return AuditRecords(self.table.slice(max(0, len(self) - count)), self.lost)
@@ -104,6 +112,11 @@ class AuditRecords:
         """The inputs, or None unless every record kept its own."""
         column = self.table["text"]
         return None if column.null_count or not len(self) else column.to_pylist()
+
+    @staticmethod
+    def joined(parts: list[AuditRecords]) -> AuditRecords:
+        """Several stretches as one, oldest first."""
+        return _joined([part.table for part in parts], sum(part.lost for part in parts))
 
 
 @dataclass
@@ -116,6 +129,9 @@ class RecordReader:
     corrupt: int = 0
     """Segments set aside so far."""
     seen: set[tuple[float, str, int]] = field(default_factory=set)
+    remembers: bool = False
+    """Keep what was decoded: for a reader that asks for the same stretch again and again."""
+    _decoded: dict[str, tuple[pa.Table, int]] = field(default_factory=dict)
 
     def segments(self, subfolder: str = "") -> list[Segment]:
         """All segments there are, oldest first; files of other names are not ours.
@@ -161,12 +177,34 @@ class RecordReader:
         lost += sum(s.count + s.lost for s in aside if _home(s.path) not in gone_before)
         return _joined(parts, lost)
 
+    def read_last(self, count: int, before: float) -> AuditRecords:
+        """About the last `count` records answered before a Unix time, or a few more.
+
+        Reads the newest segments whose names promise that many, so history stays unread.
+        """
+        chosen: list[Segment] = []
+        for segment in reversed([s for s in self.segments() if s.started < before]):
+            chosen.append(segment)
+            # Twice as many: the newest reach beyond `before`, others may be of a former model.
+            if sum(one.count for one in chosen) >= 2 * count:
+                break
+        found = self._read(chosen)
+        return found.where(found.column("time") < before)
+
     def _read(self, segments: list[Segment]) -> AuditRecords:
         tables = [self.table_of(segment) for segment in segments]
         return _joined([table for table, _ in tables], sum(lost for _, lost in tables))
 
     def table_of(self, segment: Segment) -> tuple[pa.Table, int]:
         """Rows of a segment and how many audits it stands for without holding them."""
+        if segment.path in self._decoded:
+            return self._decoded[segment.path]
+        found = self._decode(segment)
+        if self.remembers and len(found[0]):
+            self._decoded[segment.path] = found
+        return found
+
+    def _decode(self, segment: Segment) -> tuple[pa.Table, int]:
         system, _ = self._open()
         try:
             with system.open(segment.path, "rb") as stream:

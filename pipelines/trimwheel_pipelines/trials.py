@@ -11,7 +11,7 @@ import logging
 import time
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from trimwheel_pipelines.replay import ReplayRecords, ReplayTable
 from trimwheel_workers.model.config import EncoderConfig, Signature
 
 log = logging.getLogger(__name__)
+Dtype = Literal["float32", "bfloat16"]
 Floats = npt.NDArray[np.float64]
 
 BATCH_SIZE = 32
@@ -35,7 +36,7 @@ class ModelRef:
 
     folder: str
     digest: str
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
 
 
 @dataclass(frozen=True)
@@ -199,4 +200,4 @@ def _loaded(model: ModelRef) -> Any:
     """The model of this process: trials of one study share it."""
     from trimwheel_workers.model.artifact import load
 
-    return load(model.folder, model.digest, model.dtype)  # type: ignore[arg-type]
+    return load(model.folder, model.digest, model.dtype)

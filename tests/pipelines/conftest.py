@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from trimwheel_api.errors import Conflict
+from trimwheel_api.kinds import Resource, dump
+from trimwheel_api.policy import DENSE
+from trimwheel_api.records import segment_folder, segment_name
+from trimwheel_pipelines.records import SCHEMA
 from trimwheel_pipelines.trials import Audits, ModelRef
 from trimwheel_workers.model import artifact
 from trimwheel_workers.model.artifact import LoadedModel
@@ -89,3 +98,138 @@ def audits(model: LoadedModel) -> Audits:
         sessions=np.array([f"s{i // 2}" for i in range(len(TEXTS))]),
         texts=tuple(TEXTS),
     )
+
+
+# --- a record store that workers fill, and an API server that remembers -----------------------
+
+NAMESPACE, MODEL = "shop", "intent"
+
+
+class Traffic:
+    """Writes the segments that workers would write for requests with texts of TEXTS.
+
+    `risky` raises the share of records whose exits disagree, as after a change of traffic.
+    """
+
+    def __init__(self, root: Path, audits: Audits, digest: str) -> None:
+        self.root, self.audits, self.digest = str(root), audits, digest
+        self.folder = Path(segment_folder(self.root, NAMESPACE, MODEL))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.random = np.random.default_rng(5)
+        self.sequence = 0
+
+    def write(
+        self,
+        count: int,
+        start: float,
+        step: float = 0.02,
+        *,
+        lost: int = 0,
+        inputs: bool = True,
+        **columns: Any,
+    ) -> float:
+        """`count` audits from `start` on, `step` seconds apart; returns the time after the last."""
+        self.sequence += 1
+        rows = self.random.integers(0, len(self.audits), count)
+        times = start + step * np.arange(count)
+        values: dict[str, Any] = {
+            "id": [f"{self.sequence}-{i}" for i in range(count)],
+            "time": times,
+            "session": [f"{self.sequence}-{i // 2}" for i in range(count)],
+            "first_in_session": [i % 2 == 0 for i in range(count)],
+            "u": self.random.uniform(0.0, 0.5, count),
+            "propensity": np.full(count, 0.5),
+            "epoch": np.ones(count, np.int64),
+            "model_digest": [self.digest] * count,
+            "tokens": self.random.integers(5, 24, count).astype(np.int32),
+            "arm": ["stable"] * count,
+            "digest": [DENSE.digest] * count,
+            "exit": np.full(count, 3, np.int32),
+            "layers": np.full(count, 4, np.int32),
+            "prediction": self.audits.predictions[rows, -1].astype(np.int32),
+            "latency": np.full(count, 0.01, np.float32),
+            "scores": list(self.audits.scores[rows]),
+            "predictions": list(self.audits.predictions[rows].astype(np.int32)),
+            "stable_digest": [DENSE.digest] * count,
+            "stable_prediction": self.audits.predictions[rows, -1].astype(np.int32),
+            "stable_exit": np.full(count, 3, np.int32),
+            "candidate_digest": [None] * count,
+            "candidate_prediction": [None] * count,
+            "candidate_exit": [None] * count,
+            "text": [TEXTS[row] for row in rows] if inputs else [None] * count,
+            "tenant": [None] * count,
+        }
+        table = pa.table(values | columns, schema=SCHEMA)
+        name = segment_name(f"{MODEL}-0", start, self.sequence, count, lost)
+        pq.write_table(table, self.folder / name)
+        return float(times[-1] + step)
+
+
+class MemoryObjects:
+    """Stands in for the API server: names, uids, versions and conflicts, nothing else of it."""
+
+    def __init__(self, now: datetime) -> None:
+        self.now = now
+        self.stored: dict[tuple[str, str, str], Resource[Any, Any]] = {}
+        self.version = 0
+        self.history: list[Resource[Any, Any]] = []
+
+    def put(self, kind: type[Any], name: str, spec: Any, **status: Any) -> Any:
+        """Create an object as a user or the operator would."""
+        made = self.create(kind, {"name": name, "namespace": NAMESPACE}, spec)
+        return self.write_status(made, made.status.model_copy(update=status)) if status else made
+
+    def get(self, kind: type[Any], namespace: str, name: str) -> Any:
+        return self.stored.get((kind.__name__, namespace, name))
+
+    def list(self, kind: type[Any], namespace: str = "") -> list[Any]:
+        return [
+            one
+            for (name, where, _), one in self.stored.items()
+            if name == kind.__name__ and namespace in ("", where)
+        ]
+
+    def create(self, kind: type[Any], metadata: dict[str, Any], spec: Any) -> Any:
+        key = (kind.__name__, metadata["namespace"], metadata["name"])
+        if key in self.stored:
+            raise Conflict(f"{key} exists")
+        self.version += 1
+        full = metadata | {
+            "uid": f"uid-{self.version}",
+            "resourceVersion": str(self.version),
+            "generation": 1,
+            "creationTimestamp": self.now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        }
+        status = kind.model_fields["status"].get_default(call_default_factory=True)
+        body = {"metadata": full, "spec": dump(spec), "status": dump(status)}
+        self.stored[key] = kind.model_validate(body)
+        self.history.append(self.stored[key])
+        return self.stored[key]
+
+    def write_status(self, observed: Any, status: Any) -> Any:
+        key = (observed.kind, observed.metadata.namespace, observed.metadata.name)
+        held = self.stored.get(key)
+        if held is None or held.metadata.resource_version != observed.metadata.resource_version:
+            raise Conflict(f"{key} changed")
+        self.version += 1
+        metadata = held.metadata.model_copy(update={"resource_version": str(self.version)})
+        plain = type(status).model_validate(dump(status))
+        self.stored[key] = held.model_copy(update={"metadata": metadata, "status": plain})
+        self.history.append(self.stored[key])
+        return self.stored[key]
+
+    def delete(self, observed: Any) -> None:
+        self.stored.pop((observed.kind, observed.metadata.namespace, observed.metadata.name), None)
+
+    def whoami(self) -> str:
+        return "system:serviceaccount:trimwheel-system:trimwheel-pipelines"
+
+
+@pytest.fixture
+def traffic(tmp_path: Path, audits: Audits, model: LoadedModel) -> Traffic:
+    return Traffic(tmp_path / "records", audits, model.digest)
+
+
+@pytest.fixture
+def memory_objects() -> type[MemoryObjects]:
+    return MemoryObjects

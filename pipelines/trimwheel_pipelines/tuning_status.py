@@ -1,0 +1,155 @@
+"""Writes a TuningRun's status while it runs, and tells the same story in the Job's log.
+
+Called by `tune` alone. The status is re-read before each write and written with the version that
+was read: the watch loop (drift) and the operator (Job) write other fields of it. A run that was
+deleted, or that a newer alarm has overtaken, is found out here and ends the Job.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from trimwheel_api import names
+from trimwheel_api.errors import Conflict, TrimwheelError
+from trimwheel_api.kinds import Condition, TuningRun
+from trimwheel_api.kinds.tuning_run import TuningRunStatus
+from trimwheel_api.names import Reason
+from trimwheel_pipelines.kube import Objects
+from trimwheel_pipelines.patience import Patience
+from trimwheel_pipelines.tuning_plan import timestamp
+
+log = logging.getLogger(__name__)
+
+_TRIES = 8
+Truth = Literal["True", "False"]
+
+
+class Gone(TrimwheelError):
+    """The TuningRun was deleted; nobody waits for a result."""
+
+
+class Superseded(TrimwheelError):
+    """A Harmful alarm came after this run: its window holds traffic from before the change."""
+
+
+@dataclass
+class Reporter:
+    """One run's status. `clock` gives the time in UTC."""
+
+    objects: Objects
+    namespace: str
+    name: str
+    uid: str
+    clock: Callable[[], datetime]
+    patience: Patience
+
+    def phase(self, phase: str, message: str, **fields: Any) -> None:
+        """Running: the phase, what it waits for, and fields of the status that changed."""
+        log.info("%s: %s", phase, message)
+        self._write(
+            {"phase": phase, **fields},
+            ready=("False", Reason.RUNNING, message),
+            reconciling=("True", Reason.RUNNING, f"{phase}: {message}"),
+            stalled=("False", Reason.RUNNING, ""),
+        )
+
+    def finish(self, outcome: str, reason: str, message: str, **fields: Any) -> None:
+        """The end: success is Ready, everything else Stalled with its reason."""
+        log.info("%s: %s", outcome, message)
+        good = reason in (Reason.SUCCEEDED, Reason.NO_IMPROVEMENT)
+        done = {"outcome": outcome, "phase": "Finished", "finished_at": timestamp(self.clock())}
+        self._write(
+            done | fields,
+            ready=("True" if good else "False", reason, message),
+            reconciling=("False", reason, ""),
+            stalled=("False" if good else "True", reason, "" if good else message),
+        )
+
+    def check(self, model: str) -> None:
+        """Raise Gone or Superseded when there is no point in going on."""
+        runs = self.patience.call(
+            "Reading TuningRuns", lambda: self.objects.list(TuningRun, self.namespace)
+        )
+        mine = next((run for run in runs if run.metadata.uid == self.uid), None)
+        if mine is None:
+            raise Gone(f"TuningRun {self.namespace}/{self.name} was deleted")
+        later = [
+            run.name
+            for run in runs
+            if run.spec.model == model
+            and run.spec.reason == Reason.HARMFUL
+            and _order(run) > _order(mine)
+        ]
+        if later and mine.spec.reason != Reason.HARMFUL:
+            raise Superseded(f"TuningRun {later[0]} was started by harm after this one")
+
+    def _write(
+        self,
+        fields: dict[str, Any],
+        *,
+        ready: tuple[Truth, str, str],
+        reconciling: tuple[Truth, str, str],
+        stalled: tuple[Truth, str, str],
+    ) -> None:
+        rows = {names.READY: ready, names.RECONCILING: reconciling, names.STALLED: stalled}
+        for _ in range(_TRIES):
+            observed = self._read()
+            status = status_with(
+                observed.status, fields, rows, observed.metadata.generation, self.clock()
+            )
+            if status == observed.status:
+                return
+            try:
+                self.patience.call(
+                    "Writing status",
+                    lambda observed=observed, status=status: self.objects.write_status(  # type: ignore[misc]
+                        observed, status
+                    ),
+                )
+                return
+            except Conflict:
+                log.debug("The status changed meanwhile; reading it again.")
+        raise Conflict(f"TuningRun {self.name}: its status changed {_TRIES} times while writing")
+
+    def _read(self) -> TuningRun:
+        found = self.patience.call(
+            "Reading the TuningRun",
+            lambda: self.objects.get(TuningRun, self.namespace, self.name),
+        )
+        if found is None or found.metadata.uid != self.uid:
+            raise Gone(f"TuningRun {self.namespace}/{self.name} was deleted")
+        return found
+
+
+def status_with(
+    status: TuningRunStatus,
+    fields: dict[str, Any],
+    rows: dict[str, tuple[Truth, str, str]],
+    generation: int,
+    now: datetime,
+) -> TuningRunStatus:
+    """The status with these fields and conditions; transition times move only on a flip."""
+    conditions = {condition.type: condition for condition in status.conditions}
+    for kind, (truth, reason, message) in rows.items():
+        before = conditions.get(kind)
+        flipped = before is None or before.status != truth
+        conditions[kind] = Condition(
+            type=kind,
+            status=truth,
+            reason=reason,
+            message=message,
+            last_transition_time=timestamp(now)
+            if flipped or before is None
+            else before.last_transition_time,
+            observed_generation=generation,
+        )
+    changed = {"conditions": list(conditions.values()), "observed_generation": generation}
+    return status.model_copy(update=fields | changed)
+
+
+def _order(run: TuningRun) -> tuple[str, str]:
+    return run.metadata.creation_timestamp, run.name

@@ -1,0 +1,271 @@
+"""A whole TuningRun on records that the model really made; the API server is a memory."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from trimwheel_api import names
+from trimwheel_api.kinds import AdaptiveModel, AdaptivePolicy, PolicyRollout, TuningRun
+from trimwheel_api.kinds.adaptive_model import AdaptiveModelSpec
+from trimwheel_api.kinds.tuning_run import TuningRunSpec
+from trimwheel_api.policy import parse_policy
+from trimwheel_pipelines.executors import SerialExecutor
+from trimwheel_pipelines.patience import Patience
+from trimwheel_pipelines.trials import ModelRef
+from trimwheel_pipelines.tune import tune
+from trimwheel_pipelines.tuning_world import World
+from trimwheel_workers.model.artifact import LoadedModel
+
+START = datetime(2026, 11, 22, 10, 0, 0, tzinfo=UTC)
+SPEC: dict[str, Any] = {
+    "objectives": {"maxDisagreement": "0.1"},
+    "audits": {"inputs": "sampled"},
+    "tuning": {"searchRecords": 300, "certifyRecords": 300, "trials": 5, "timeout": "1m"},
+}
+
+
+class Stage:
+    """A model, its records, and a clock that moves when somebody waits."""
+
+    def __init__(self, traffic: Any, objects: Any, loaded: LoadedModel, ref: ModelRef) -> None:
+        self.traffic, self.objects = traffic, objects
+        self.now = START
+        self.while_waiting: list[Any] = []
+        self.world = World(
+            objects=objects,
+            records_uri=traffic.root,
+            registry=None,
+            executor=SerialExecutor(),
+            load_model=lambda plan: (loaded, ref),
+            clock=lambda: self.now,
+            sleep=self.sleep,
+            patience=Patience(total=0.0),
+        )
+
+    def sleep(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+        if self.while_waiting:
+            self.while_waiting.pop(0)()
+
+    def declare(self, digest: str, **spec: Any) -> AdaptiveModel:
+        source = {"model": {"uri": "file:///models/intent", "digest": digest}}
+        made: AdaptiveModel = self.objects.put(
+            AdaptiveModel, "intent", AdaptiveModelSpec.model_validate(source | SPEC | spec)
+        )
+        return made
+
+    def start(self, **spec: Any) -> str:
+        self.objects.put(TuningRun, "run", TuningRunSpec.model_validate({"model": "intent"} | spec))
+        return tune(self.world, "shop", "run")
+
+    @property
+    def run(self) -> TuningRun:
+        found: TuningRun = self.objects.get(TuningRun, "shop", "run")
+        return found
+
+    def condition(self, kind: str) -> tuple[str, str]:
+        found = self.run.status.condition(kind)
+        assert found is not None
+        return found.status, found.reason
+
+
+@pytest.fixture
+def stage(traffic: Any, memory_objects: Any, model: LoadedModel, model_ref: ModelRef) -> Stage:
+    return Stage(traffic, memory_objects(START), model, model_ref)
+
+
+def _before() -> float:
+    return START.timestamp() - 100.0
+
+
+def _after() -> float:
+    return START.timestamp() + 2.0
+
+
+def test_a_run_certifies_a_cheaper_policy_and_asks_for_its_rollout(
+    stage: Stage, model: LoadedModel
+) -> None:
+    stage.declare(model.digest)
+    stage.traffic.write(400, _before())
+    stage.traffic.write(400, _after())
+    assert stage.start() == names.CERTIFIED
+    status = stage.run.status
+    assert stage.condition(names.READY) == ("True", "Succeeded")
+    assert stage.condition(names.STALLED)[0] == stage.condition(names.RECONCILING)[0] == "False"
+    assert status.phase == "Finished" and status.finished_at and status.started_at
+    assert status.search_records == 300 and status.trials_done == 5
+    policy = stage.objects.get(AdaptivePolicy, "shop", status.policy)
+    document = parse_policy(policy.spec.policy, exits=3, experts=3)
+    assert document.digest == status.policy_digest == policy.spec.certificate.policy_digest
+    certificate = policy.spec.certificate
+    assert certificate.model_digest == model.digest and certificate.n == 300
+    assert certificate.errors / certificate.n < 0.1 and float(certificate.p_value) < 0.05
+    assert certificate.short and "short" in certificate.population
+    owner = policy.metadata.owner_references[0]
+    assert (owner.kind, owner.name) == ("AdaptiveModel", "intent")
+    rollout = stage.objects.get(PolicyRollout, "shop", status.rollout)
+    assert rollout.spec.policy == policy.name
+    assert rollout.spec.policy_digest == document.digest
+    assert rollout.spec.requested_by.endswith(":trimwheel-pipelines")
+    assert not rollout.spec.allow_uncertified and rollout.spec.steps is None
+
+
+def test_a_second_start_of_the_job_changes_nothing(stage: Stage, model: LoadedModel) -> None:
+    stage.declare(model.digest)
+    stage.traffic.write(400, _before())
+    stage.traffic.write(400, _after())
+    stage.start()
+    writes = len(stage.objects.history)
+    assert tune(stage.world, "shop", "run") == names.CERTIFIED
+    assert len(stage.objects.history) == writes
+
+
+def test_a_job_killed_after_publishing_ends_the_same_on_its_second_start(
+    stage: Stage, model: LoadedModel
+) -> None:
+    stage.declare(model.digest)
+    stage.traffic.write(400, _before())
+    stage.traffic.write(400, _after())
+    stage.start()
+    first = stage.run
+    forgotten = first.status.model_copy(update={"outcome": "", "policy": "", "rollout": ""})
+    stage.objects.write_status(first, forgotten)
+    assert tune(stage.world, "shop", "run") == names.CERTIFIED
+    assert stage.run.status.policy == first.status.policy
+    assert len(stage.objects.list(AdaptivePolicy)) == len(stage.objects.list(PolicyRollout)) == 1
+
+
+def test_search_and_certification_never_share_an_audit(stage: Stage, model: LoadedModel) -> None:
+    """Too few audits before the run: the window opens only after those that the search took."""
+    stage.declare(model.digest)
+    stage.traffic.write(100, _before())
+    stage.while_waiting = [lambda: stage.traffic.write(450, _after() + 1, step=0.01)] + [
+        lambda: stage.traffic.write(200, _after() + 10, step=0.01)
+    ]
+    assert stage.start() == names.CERTIFIED
+    certificate = stage.run.status.certificate
+    assert certificate is not None
+    # 200 of the later 450 complete the search; the window opens behind the 200th of them.
+    assert certificate.window_start >= "2026-11-22T10:00:04Z"
+    assert certificate.n == 300
+
+
+def test_a_promise_that_cannot_be_kept_leaves_full_depth(stage: Stage, model: LoadedModel) -> None:
+    stage.declare(model.digest, objectives={"maxDisagreement": "0.0001"})
+    stage.traffic.write(400, _before())
+    stage.traffic.write(1300, _after(), step=0.001)
+    assert stage.start() == "NothingCertified"
+    assert stage.condition(names.STALLED) == ("True", "NothingCertified")
+    assert stage.condition(names.READY)[0] == "False"
+    assert not stage.objects.list(AdaptivePolicy) and not stage.objects.list(PolicyRollout)
+
+
+def test_too_many_lost_audits_void_the_window(stage: Stage, model: LoadedModel) -> None:
+    stage.declare(model.digest)
+    stage.traffic.write(400, _before())
+    stage.traffic.write(400, _after(), lost=30)
+    assert stage.start() == "NothingCertified"
+    ready = stage.run.status.condition(names.READY)
+    assert ready is not None and "lost" in ready.message
+
+
+def test_too_few_audits_until_the_deadline_say_how_many_there_were(
+    stage: Stage, model: LoadedModel
+) -> None:
+    stage.declare(model.digest)
+    stage.traffic.write(40, _before())
+    assert stage.start() == "Failed"
+    assert stage.condition(names.STALLED) == ("True", "TooFewRecords")
+    ready = stage.run.status.condition(names.READY)
+    assert ready is not None and "40 are there, 300 are needed" in ready.message
+
+
+def test_without_inputs_only_thresholds_change(stage: Stage, model: LoadedModel) -> None:
+    stage.declare(model.digest, audits={"inputs": "none"})
+    stage.traffic.write(400, _before(), inputs=False)
+    stage.traffic.write(400, _after(), inputs=False)
+    assert stage.start() == names.CERTIFIED
+    policy = stage.objects.list(AdaptivePolicy)[0]
+    assert set(policy.spec.policy) == {"exit"}
+    assert stage.run.status.trials_done == 1
+
+
+def test_records_of_another_model_do_not_count(stage: Stage, model: LoadedModel) -> None:
+    stage.declare(model.digest)
+    stage.traffic.write(400, _before())
+    stage.traffic.digest = "sha256:" + "0" * 64
+    stage.traffic.write(400, _after())
+    assert stage.start() == "Failed"
+    assert stage.condition(names.STALLED) == ("True", "TooFewRecords")
+
+
+def test_a_policy_no_better_than_the_stable_one_is_not_rolled_out(
+    stage: Stage, model: LoadedModel
+) -> None:
+    made = stage.declare(model.digest)
+    stage.traffic.write(400, _before())
+    stage.traffic.write(400, _after())
+    stage.start()
+    first = stage.run.status
+    certificate = first.certificate
+    assert certificate is not None
+    stable = {"digest": first.policy_digest, "policy": first.policy}
+    state = {"state": "Valid", "digest": first.policy_digest, "expiresAt": certificate.expires_at}
+    status = type(made.status).model_validate(
+        {"stable": stable, "intended": stable, "certificate": state}
+    )
+    stage.objects.write_status(made, status)
+    for old in (*stage.objects.list(TuningRun), *stage.objects.list(PolicyRollout)):
+        stage.objects.delete(old)
+    assert stage.start() == "NoImprovement"
+    assert stage.condition(names.READY) == ("True", "NoImprovement")
+    assert not stage.objects.list(PolicyRollout)
+    # After harm the stable policy is no measure: what is served is full depth.
+    stage.objects.delete(stage.run)
+    assert stage.start(reason="Harmful") == names.CERTIFIED
+    assert len(stage.objects.list(PolicyRollout)) == 1
+
+
+def test_a_rejected_digest_is_not_rolled_out_again_by_itself(
+    stage: Stage, model: LoadedModel
+) -> None:
+    made = stage.declare(model.digest)
+    stage.traffic.write(400, _before())
+    stage.traffic.write(400, _after())
+    stage.start(rollout=False)
+    assert stage.run.status.policy and not stage.run.status.rollout
+    digest = stage.run.status.policy_digest
+    held = made.status.model_copy(update={"rejected_digests": [digest]})
+    stage.objects.write_status(made, held)
+    stage.objects.delete(stage.run)
+    assert stage.start() == names.CERTIFIED
+    assert not stage.objects.list(PolicyRollout)
+
+
+def test_a_run_overtaken_by_harm_ends_and_says_so(stage: Stage, model: LoadedModel) -> None:
+    stage.declare(model.digest)
+    stage.traffic.write(400, _before())
+
+    def harm() -> None:
+        stage.objects.now += timedelta(seconds=5)
+        spec = TuningRunSpec.model_validate({"model": "intent", "reason": "Harmful"})
+        stage.objects.put(TuningRun, "harm", spec)
+
+    stage.while_waiting = [harm]
+    assert stage.start(reason="CovariateDrift") == "Failed"
+    assert stage.condition(names.STALLED) == ("True", "Superseded")
+
+
+def test_a_deleted_run_ends_its_job(stage: Stage, model: LoadedModel) -> None:
+    stage.declare(model.digest)
+    stage.while_waiting = [lambda: stage.objects.delete(stage.run)]
+    assert stage.start() == "Failed"
+    assert not stage.objects.list(TuningRun)
+
+
+def test_a_run_without_its_model_says_so(stage: Stage) -> None:
+    assert stage.start() == "Failed"
+    assert stage.condition(names.STALLED) == ("True", "ModelNotFound")
