@@ -19,9 +19,21 @@ def dashboards() -> None:
 
 
 @dashboards.command("queries")
-@click.option("-m", "--model", envvar="TRIMWHEEL_MODEL", default="classifier", show_default=True)
 @click.option(
-    "-n", "--namespace", envvar="TRIMWHEEL_NAMESPACE", default="default", show_default=True
+    "-m",
+    "--model",
+    envvar="TRIMWHEEL_MODEL",
+    default="classifier",
+    show_default=True,
+    help="AdaptiveModel that the queries ask about.",
+)
+@click.option(
+    "-n",
+    "--namespace",
+    envvar="TRIMWHEEL_NAMESPACE",
+    default="default",
+    show_default=True,
+    help="Its namespace.",
 )
 @click.option(
     "--interval", default="1m", show_default=True, help="Window of rate(): four scrapes at least."

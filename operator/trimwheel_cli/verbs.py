@@ -38,9 +38,9 @@ COMMANDS: dict[str, Verb] = {
     "crds": Verb("Print the CustomResourceDefinitions.", "", LOOK),
     "dashboards": Verb("Print dashboards, rules and their queries.", "dashboards", LOOK),
     "cluster": Verb("Start, stop and inspect the embedded Kubernetes.", "local", RUN),
-    "demo": Verb("Play the whole loop on this machine.", "pipelines", RUN),
+    "demo": Verb("Play or remove the demo (what make demo and make down call).", "pipelines", RUN),
     "env": Verb("Print the exports that reach a running demo.", "", RUN),
-    "load": Verb("Send a steady stream of requests to a model.", "pipelines", RUN),
+    "load": Verb("Start, change or stop the demo's load generator.", "pipelines", RUN),
     "bench": Verb("Measure a part: replay, certificate, canary and more.", "", RUN),
 }
 
