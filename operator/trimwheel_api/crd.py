@@ -190,7 +190,25 @@ def structural(schema: dict[str, Any], defs: dict[str, Any], where: str) -> dict
         out["items"] = structural(schema["items"], defs, f"{where}[]")
     if out.get("type") == "integer":
         out["format"] = "int64"
+    if ".spec." in where and (limits := _limits(out)):
+        out["description"] = f"{out.get('description', '').rstrip('.')}. {limits}".lstrip(". ")
     return out
+
+
+def _limits(schema: dict[str, Any]) -> str:
+    """Range and default as a sentence: `kubectl explain` prints neither by itself."""
+    low, high, default = (schema.get(key) for key in ("minimum", "maximum", "default"))
+    parts = []
+    if low is not None and high is not None:
+        parts.append(f"{low} to {high}")
+    elif low:
+        parts.append(f"at least {low}")
+    if isinstance(default, bool):
+        parts.append(f"default {str(default).lower()}")
+    elif isinstance(default, int) or (isinstance(default, str) and default):
+        parts.append(f"default {default}")
+    text = ", ".join(parts)
+    return f"{text[:1].upper()}{text[1:]}." if text else ""
 
 
 def _resolved(schema: dict[str, Any], defs: dict[str, Any], where: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import json
 import re
 import ssl
 import subprocess
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -34,6 +35,9 @@ CHART = ROOT / "charts" / "trimwheel"
 DIGEST = "sha256:" + "a" * 64
 OTHER_DIGEST = "sha256:" + "b" * 64
 NOW = "2026-01-01T00:00:00Z"
+
+SETTLE = 10.0
+"""Seconds; the lag is milliseconds, but a changed CRD makes the cache start anew."""
 
 GUARDED_BY = re.compile(r"ValidatingAdmissionPolicy '([^']+)'")
 MEDIA = {"PATCH": "application/merge-patch+json"}
@@ -228,6 +232,20 @@ class Stage:
         patch = {"status": {"conditions": [{**asked, **times}]}}
         name = rollout["metadata"]["name"]
         return _agreed(self.operator.patch("PolicyRollout", name, patch, "status"))
+
+    def settle(self, ask: Callable[[], Answer], wanted: Callable[[Answer], bool]) -> Answer:
+        """The first answer that is `wanted`, else the last one after some seconds.
+
+        Admission reads rollouts from a cache of the API server that lags a moment behind.
+        """
+        deadline = time.monotonic() + SETTLE
+        while not wanted(answer := ask()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return answer
+
+    def approve(self, actor: Actor, approval: dict[str, Any]) -> Answer:
+        """Create an approval that should pass."""
+        return self.settle(lambda: actor.create(approval), lambda answer: answer.allowed)
 
     def waiting(self, name: str = "r") -> dict[str, Any]:
         """A rollout by the pipelines that waits for a person."""

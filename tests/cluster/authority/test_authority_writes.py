@@ -374,7 +374,7 @@ def test_a_namespace_with_approvals_and_assignments_can_be_deleted(stage: Any) -
     assert stage.operator.create(stage.assignment()).allowed
     asked = stage.waiting("asked")
     anna = stage.person("anna", "trimwheel-approver")
-    assert anna.create(stage.approval(asked, "anna")).allowed
+    assert stage.approve(anna, stage.approval(asked, "anna")).allowed
     stage.admin.core.delete_namespace(stage.namespace)
 
     def gone() -> bool:
