@@ -4,13 +4,17 @@ The task is "which package does this snippet come from?". Nothing is downloaded:
 through ``sysconfig`` and is the same on a bare Debian 12 and on a build from source (packages that a
 distribution splits off are used when they are there).
 
-Pools never share a file, or, in packages of very few files, never share a section of one:
+Files are cut into short sections, and pools never share a section:
 
 * ``train``     overlapping snippets for the weights;
 * ``score``     for the learned agreement scores;
-* ``heldout``   base traffic;
+* ``heldout``   base traffic: other sections of the packages that were trained on;
 * ``comments``  drifted traffic: comments from modules that no class was trained on. It has no labels,
   and needs none: quality is agreement with the full model.
+
+Base traffic is code without comment lines. Measured on this task, that and the short sections are what gives a
+policy something to lose: with whole files and comments in training, a policy certified at 1.5 % disagreed 2.2 % after
+the drift, since its confidence fell with its quality; with code in short sections 3.8 %.
 
 The training recipe and the load generator call this module. It knows no tokens and no model.
 """
@@ -57,15 +61,16 @@ CLASSES = (
 DRIFT_PACKAGES = ("turtledemo", "re", "curses")
 """Packages kept out of training, whose comments (with those of top-level modules) are the drift."""
 
-POOL_SHARES = {"heldout": 0.35, "score": 0.15}
+POOL_SHARES = {"heldout": 0.25, "score": 0.12}
 """Share of each package's snippets that leaves training, by pool."""
 
 MINIMUM_SNIPPETS = 120
 CLASS_CAP = {"train": 2600, "score": 300, "heldout": 700}
 """Most snippets of one class in a pool, so that no package dominates the traffic."""
 
-SECTION_LINES = 120
-FEW_FILES = 5
+SECTION_LINES = 24
+"""Lines of a section, comments not counted: about a function."""
+
 SKIPPED_FOLDERS = frozenset({"test", "tests", "idle_test", "site-packages", "__pycache__"})
 _WORD = re.compile(r"[A-Za-z]{2,}")
 
@@ -151,8 +156,8 @@ def build(seed: int = 0, stdlib: Path | None = None) -> Corpus:
 
 
 def _split_package(folder: Path, rng: random.Random, seen: set[str]) -> dict[str, list[str]]:
-    """Snippets of one package by pool; whole units (files, or sections of few files) stay together."""
-    units = _units(folder)
+    """Snippets of one package by pool; sections stay whole."""
+    units = _sections(folder)
     rng.shuffle(units)
     total = sum(len(unit) for unit in units)
     split: dict[str, list[str]] = {"train": [], "score": [], "heldout": []}
@@ -179,11 +184,9 @@ def _split_package(folder: Path, rng: random.Random, seen: set[str]) -> dict[str
     return result
 
 
-def _units(folder: Path) -> list[list[str]]:
-    """Lines of each file of a package; packages of few files give consecutive sections instead."""
-    files = [_lines(path) for path in _python_files(folder)]
-    if len(files) > FEW_FILES:
-        return [lines for lines in files if lines]
+def _sections(folder: Path) -> list[list[str]]:
+    """Consecutive sections of each file of a package."""
+    files = [_code_lines(path) for path in _python_files(folder)]
     return [
         lines[start : start + SECTION_LINES]
         for lines in files
@@ -199,10 +202,11 @@ def _python_files(folder: Path) -> list[Path]:
     )
 
 
-def _lines(path: Path) -> list[str]:
-    """Stripped lines that hold at least one word."""
+def _code_lines(path: Path) -> list[str]:
+    """Stripped lines that hold at least one word and are not comments."""
     text = path.read_text(encoding="utf-8", errors="replace")
-    return [line.strip() for line in text.splitlines() if _WORD.search(line)]
+    lines = (line.strip() for line in text.splitlines())
+    return [line for line in lines if _WORD.search(line) and not line.startswith("#")]
 
 
 def _pairs(lines: list[str], step: int) -> list[str]:

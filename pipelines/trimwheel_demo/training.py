@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -29,6 +29,7 @@ from trimwheel_demo import corpus
 from trimwheel_local.layout import cache_folder
 
 if TYPE_CHECKING:
+    from trimwheel_workers.fitting.recipe import Recipe, TrainingSet
     from trimwheel_workers.model.artifact import LoadedModel
 
 SUMMARY_FILE = "trained.json"
@@ -46,26 +47,48 @@ class Trained:
 
 
 def ensure(seed: int, cache: Path | None = None) -> Trained:
-    """The model of ``seed``, from the cache or trained now with a progress bar on stderr."""
-    pools = corpus.build(seed)
-    folder = _folder(pools, seed, cache or cache_folder())
+    """The demo's model of ``seed``, from the cache or trained now with a progress bar on stderr."""
+    from trimwheel_workers.fitting.recipe import Recipe
+
+    data, held = _demo_data(seed)
+    return ensure_on(data, Recipe(), seed, held, cache)
+
+
+def ensure_on(
+    data: TrainingSet,
+    recipe: Recipe,
+    seed: int,
+    held: Sequence[tuple[str, str]],
+    cache: Path | None = None,
+) -> Trained:
+    """`ensure` for any labelled texts; ``held`` is what the figures are measured on."""
+    folder = _folder(data, recipe, seed, cache or cache_folder())
     if (found := _cached(folder)) is not None:
         return found
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _alone(folder.with_suffix(".lock")):
-        return _cached(folder) or _train(pools, seed, folder)
+        return _cached(folder) or _train(data, recipe, seed, held, folder)
 
 
 def is_cached(seed: int, cache: Path | None = None) -> bool:
     """Whether `ensure` would return at once."""
-    return _cached(_folder(corpus.build(seed), seed, cache or cache_folder())) is not None
-
-
-def _folder(pools: corpus.Corpus, seed: int, cache: Path) -> Path:
-    """Keyed by everything that the weights depend on: recipe, texts and seed."""
     from trimwheel_workers.fitting.recipe import Recipe
 
-    key = sha256(f"{Recipe().digest()} {pools.digest()} {seed}".encode()).hexdigest()
+    data, _ = _demo_data(seed)
+    return _cached(_folder(data, Recipe(), seed, cache or cache_folder())) is not None
+
+
+def _demo_data(seed: int) -> tuple[TrainingSet, tuple[tuple[str, str], ...]]:
+    from trimwheel_workers.fitting.recipe import TrainingSet
+
+    pools = corpus.build(seed)
+    data = TrainingSet(pools.classes, pools.labelled("train"), pools.labelled("score"))
+    return data, pools.labelled("heldout")
+
+
+def _folder(data: TrainingSet, recipe: Recipe, seed: int, cache: Path) -> Path:
+    """Keyed by everything that the weights depend on: recipe, texts and seed."""
+    key = sha256(f"{recipe.digest()} {data.digest()} {seed}".encode()).hexdigest()
     return cache / "models" / f"encoder-{key[:16]}"
 
 
@@ -84,30 +107,26 @@ def _alone(lock: Path) -> Iterator[None]:
         yield
 
 
-def _train(pools: corpus.Corpus, seed: int, folder: Path) -> Trained:
+def _train(
+    data: TrainingSet, recipe: Recipe, seed: int, held: Sequence[tuple[str, str]], folder: Path
+) -> Trained:
     """Fit, save, measure; the finished folder is renamed into place."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    import torch
-
     from trimwheel_workers.fitting.fit import fit
-    from trimwheel_workers.fitting.recipe import Recipe, TrainingSet
     from trimwheel_workers.model import artifact
 
-    torch.set_num_threads(1)
     work = folder.with_suffix(".partial")
-    data = TrainingSet(pools.classes, pools.labelled("train"), pools.labelled("score"))
     with progress() as bar:
         task = bar.add_task(f"training the encoder (seed {seed})", total=None)
         encoder, tokenizer = fit(
             data,
-            Recipe(),
+            recipe,
             seed,
             state=work / "state",
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     shutil.rmtree(work / "state", ignore_errors=True)
-    artifact.save(work, encoder, tokenizer, {"seed": seed})
-    metadata = {"seed": seed} | figures(artifact.load(work), pools)
+    artifact.save(work, encoder, tokenizer, {})
+    metadata = {"seed": seed} | figures(artifact.load(work), held)
     digest = artifact.save(work, encoder, tokenizer, metadata)
     summary = json.dumps({"digest": digest, "metadata": metadata}, indent=2)
     (work / SUMMARY_FILE).write_text(summary + "\n", "utf-8")
@@ -115,26 +134,27 @@ def _train(pools: corpus.Corpus, seed: int, folder: Path) -> Trained:
     return Trained(folder, digest, metadata)
 
 
-def figures(model: LoadedModel, pools: corpus.Corpus) -> dict[str, Any]:
-    """Accuracy, majority share and earliest-agree oracle cost on held-out snippets."""
+def figures(model: LoadedModel, held: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Accuracy, majority share and earliest-agree oracle cost on texts that were held out."""
     from trimwheel_workers.offline import evaluate
 
-    held = list(pools.labelled("heldout"))[:MEASURED]
-    result = evaluate(model, [text for text, _ in held], model.config.dense_signature)
+    measured = held[:MEASURED]
+    result = evaluate(model, [text for text, _ in measured], model.config.dense_signature)
     final = result.predictions[:, -1]
     right = sum(
         model.config.classes[guess] == label
-        for guess, (_, label) in zip(final.tolist(), held, strict=True)
+        for guess, (_, label) in zip(final.tolist(), measured, strict=True)
     )
     depths = (*model.config.exits, model.config.layers)
     earliest = (result.predictions == final[:, None]).argmax(axis=1)
-    cost = sum(depths[index] for index in earliest.tolist()) / (model.config.layers * len(held))
+    cost = sum(depths[index] for index in earliest.tolist()) / (depths[-1] * len(measured))
+    commonest = Counter(label for _, label in held).most_common(1)[0][1]
     return {
         "classes": len(model.config.classes),
-        "accuracy_full": round(right / len(held), 4),
-        "majority_share": round(pools.majority_share("heldout"), 4),
+        "accuracy_full": round(right / len(measured), 4),
+        "majority_share": round(commonest / len(held), 4),
         "oracle_cost": round(cost, 4),
-        "measured_on": len(held),
+        "measured_on": len(measured),
     }
 
 

@@ -30,6 +30,11 @@ def test_snippets_are_two_lines(built: corpus.Corpus) -> None:
     assert {s.text.count("\n") for pool in built.pools.values() for s in pool} == {1}
 
 
+def test_base_traffic_is_code_without_comment_lines(built: corpus.Corpus) -> None:
+    lines = [line for s in built.pools["heldout"] for line in s.text.split("\n")]
+    assert [line for line in lines if line.startswith("#")] == []
+
+
 def test_the_drift_is_comments_without_labels(built: corpus.Corpus) -> None:
     drift = built.pools["comments"]
     assert len(drift) > 2000

@@ -38,7 +38,7 @@ class Recipe:
     """Loss weight of each exit and, last, of full depth."""
     balance: float = 0.01
     """Weight of the experts' load-balancing loss."""
-    sharpness: float = 0.05
+    sharpness: float = 0.015
     """Weight of the router's entropy: a decided router makes the second expert's part small."""
     lone_expert_share: float = 0.25
     """Share of batches trained with one expert a token, so that one is a usable choice later."""
@@ -57,3 +57,11 @@ class TrainingSet:
     classes: tuple[str, ...]
     train: Sequence[tuple[str, str]]
     score: Sequence[tuple[str, str]]
+
+    def digest(self) -> str:
+        """Hex digest of classes and texts."""
+        whole = sha256("\0".join(self.classes).encode())
+        for name, part in (("train", self.train), ("score", self.score)):
+            for text, label in part:
+                whole.update(f"\0{name}\0{label}\0{text}".encode())
+        return whole.hexdigest()

@@ -97,9 +97,8 @@ def load(
         )
     try:
         stored = json.loads((path / CONFIG_FILE).read_text("utf-8"))
-        config = EncoderConfig.from_dict(stored["encoder"])
-        encoder = Encoder(config)
-        encoder.load_state_dict(load_file(path / WEIGHTS_FILE))
+        encoder = _encoder(path, stored)
+        config = encoder.config
         tokenizer = Tokenizer.from_json(
             (path / TOKENIZER_FILE).read_text("utf-8"), config.max_tokens
         )
@@ -113,6 +112,18 @@ def load(
         _score_digest(encoder),
         stored.get("metadata", {}),
     )
+
+
+def weights(folder: Path | str) -> Encoder:
+    """The encoder as it was saved, not in its serving form: for benchmarks and further fitting."""
+    path = Path(folder)
+    return _encoder(path, json.loads(_read(path / CONFIG_FILE)))
+
+
+def _encoder(path: Path, stored: Mapping[str, Any]) -> Encoder:
+    encoder = Encoder(EncoderConfig.from_dict(stored["encoder"]))
+    encoder.load_state_dict(load_file(path / WEIGHTS_FILE))
+    return encoder
 
 
 def _score_digest(encoder: Encoder) -> str:

@@ -76,10 +76,11 @@ def packed_attention(qkv: Tensor, groups: Sequence[Group], heads: int) -> Tensor
 def _grouped_attention(qkv: Tensor, groups: Sequence[Group], heads: int) -> Tensor:
     width = qkv.shape[1] // 3
     parts = []
-    for group in groups:
-        end = group.start + group.rows * group.length
-        block = qkv[group.start : end].view(group.rows, group.length, 3, heads, -1)
-        q, k, v = block.permute(2, 0, 3, 1, 4).unbind(0)  # each [n, H, L, K]
+    # One split, not a slice a group: the backward of a slice fills a whole gradient with zeros.
+    blocks = qkv.split([group.rows * group.length for group in groups])
+    for group, block in zip(groups, blocks, strict=True):
+        dense = block.view(group.rows, group.length, 3, heads, -1)
+        q, k, v = dense.permute(2, 0, 3, 1, 4).unbind(0)  # each [n, H, L, K]
         mixed = F.scaled_dot_product_attention(q, k, v)
         parts.append(mixed.transpose(1, 2).reshape(-1, width))
     return parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -94,13 +95,11 @@ def first_token_attention(query: Tensor, x: Tensor, groups: Sequence[Group], sca
     """
     heads, width = query.shape[1], query.shape[2]
     parts = []
-    row = 0
-    for group in groups:
-        end = group.start + group.rows * group.length
-        block = x[group.start : end].view(group.rows, group.length, width)
-        q = query[row : row + group.rows]
-        weights = torch.softmax(torch.bmm(q, block.transpose(1, 2)) * scale, dim=-1)
-        parts.append(torch.bmm(weights, block))
-        row += group.rows
+    blocks = x.split([group.rows * group.length for group in groups])
+    queries = query.split([group.rows for group in groups])
+    for group, block, q in zip(groups, blocks, queries, strict=True):
+        dense = block.view(group.rows, group.length, width)
+        weights = torch.softmax(torch.bmm(q, dense.transpose(1, 2)) * scale, dim=-1)
+        parts.append(torch.bmm(weights, dense))
     mixed = parts[0] if len(parts) == 1 else torch.cat(parts)
     return mixed.view(-1, heads, width)
