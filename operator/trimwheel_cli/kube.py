@@ -104,7 +104,7 @@ class Kube:
 
     def abort(self, kind: type[BaseModel], name: str) -> None:
         """Set `spec.abort`, the one thing besides `paused` that may change on a rollout."""
-        patch = [{"op": "add", "path": "/spec/abort", "value": True}]
+        patch = {"spec": {"abort": True}}
         with _translated(self.server):
             self._objects.patch_namespaced_custom_object(*self._where(kind), name, patch, **_WAIT)
 
@@ -244,7 +244,9 @@ def _of_status(error: Any) -> TrimwheelError:
         if "ValidatingAdmissionPolicy" in message:
             return Refused(message)
         return SpecInvalid(field, causes[0].get("message") or message, details.get("name"))
-    return Unavailable(f"the API server answered {error.status}: {message}")
+    if error.status == 429 or error.status >= 500:
+        return Unavailable(f"the API server answered {error.status}: {message}")
+    return SpecInvalid("request", f"the API server answered {error.status}: {message}")
 
 
 def _not_found(details: dict[str, Any]) -> TrimwheelError:
