@@ -15,20 +15,10 @@ from matplotlib.figure import Figure
 
 from trimwheel_pipelines import plots
 from trimwheel_pipelines.certificate import Certificate
-from trimwheel_pipelines.registry import CERTIFICATE_FILE, Trial
+from trimwheel_pipelines.registry import Trial
 from trimwheel_pipelines.study import Study, TrialRecord
 from trimwheel_pipelines.trials import Search
 from trimwheel_pipelines.tuning_plan import LOOKS, Incumbent, Measured, Plan, timestamp
-
-__all__ = [
-    "CERTIFICATE_FILE",
-    "Evidence",
-    "evidence_of",
-    "look_lines",
-    "run_params",
-    "search_lines",
-    "trial_line",
-]
 
 PARETO_FILE = "pareto.png"
 CALIBRATION_FILE = "calibration.png"

@@ -23,7 +23,7 @@ from trimwheel_pipelines.certifying import Model, Winner, certify_proposals, mea
 from trimwheel_pipelines.collecting import Collector, SearchData
 from trimwheel_pipelines.knobs import search_space
 from trimwheel_pipelines.publishing import publish_policy, request_rollout
-from trimwheel_pipelines.registry import RunRef
+from trimwheel_pipelines.registry import CERTIFICATE_FILE, RunRef
 from trimwheel_pipelines.study import (
     Study,
     TrialRecord,
@@ -220,7 +220,7 @@ class Tuning:
             registry.log_results(run, pack.metrics, pack.tags)
             for name, figure in pack.figures.items():
                 registry.log_figure(run, figure, name)
-            registry.log_json(run, pack.certificate, evidence.CERTIFICATE_FILE)
+            registry.log_json(run, pack.certificate, CERTIFICATE_FILE)
 
         self.world.patience.call("Writing to MLflow", write)
 

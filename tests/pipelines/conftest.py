@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from trimwheel_api.errors import Conflict
-from trimwheel_api.kinds import Resource, dump
+from trimwheel_api.kinds import AdaptiveModel, Resource, TuningRun, dump
+from trimwheel_api.kinds.adaptive_model import AdaptiveModelSpec
+from trimwheel_api.kinds.tuning_run import TuningRunSpec
 from trimwheel_api.policy import DENSE
 from trimwheel_api.records import segment_folder, segment_name
+from trimwheel_pipelines.executors import SerialExecutor
+from trimwheel_pipelines.patience import Patience
 from trimwheel_pipelines.records import SCHEMA
+from trimwheel_pipelines.registry import Registry
 from trimwheel_pipelines.trials import Audits, ModelRef
+from trimwheel_pipelines.tune import tune
+from trimwheel_pipelines.tuning_world import World
 from trimwheel_workers.model import artifact
 from trimwheel_workers.model.artifact import LoadedModel
 from trimwheel_workers.model.config import EncoderConfig
@@ -230,6 +238,65 @@ def traffic(tmp_path: Path, audits: Audits, model: LoadedModel) -> Traffic:
     return Traffic(tmp_path / "records", audits, model.digest)
 
 
+START = datetime(2026, 11, 22, 10, 0, 0, tzinfo=UTC)
+SPEC: dict[str, Any] = {
+    "objectives": {"maxDisagreement": "0.1"},
+    "audits": {"inputs": "sampled"},
+    "tuning": {"searchRecords": 300, "certifyRecords": 300, "trials": 5, "timeout": "1m"},
+}
+
+
+class Stage:
+    """A model, its records, and a clock that moves when somebody waits."""
+
+    def __init__(self, traffic: Any, objects: Any, loaded: LoadedModel, ref: ModelRef) -> None:
+        self.traffic, self.objects = traffic, objects
+        self.now = START
+        self.before, self.after = START.timestamp() - 100.0, START.timestamp() + 2.0
+        self.while_waiting: list[Any] = []
+        self.world = World(
+            objects=objects,
+            records_uri=traffic.root,
+            registry=None,
+            executor=SerialExecutor(),
+            load_model=lambda plan: (loaded, ref),
+            clock=lambda: self.now,
+            sleep=self.sleep,
+            patience=Patience(total=0.0),
+        )
+
+    def with_registry(self, registry: Registry, patience: Patience | None = None) -> None:
+        """Log to an MLflow, and wait for it as told."""
+        patient = patience or self.world.patience
+        self.world = replace(self.world, registry=registry, patience=patient)
+
+    def sleep(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+        if self.while_waiting:
+            self.while_waiting.pop(0)()
+
+    def declare(self, digest: str, **spec: Any) -> AdaptiveModel:
+        source = {"model": {"uri": "file:///models/intent", "digest": digest}}
+        made: AdaptiveModel = self.objects.put(
+            AdaptiveModel, "intent", AdaptiveModelSpec.model_validate(source | SPEC | spec)
+        )
+        return made
+
+    def start(self, **spec: Any) -> str:
+        self.objects.put(TuningRun, "run", TuningRunSpec.model_validate({"model": "intent"} | spec))
+        return tune(self.world, "shop", "run")
+
+    @property
+    def run(self) -> TuningRun:
+        found: TuningRun = self.objects.get(TuningRun, "shop", "run")
+        return found
+
+    def condition(self, kind: str) -> tuple[str, str]:
+        found = self.run.status.condition(kind)
+        assert found is not None
+        return found.status, found.reason
+
+
 @pytest.fixture
-def memory_objects() -> type[MemoryObjects]:
-    return MemoryObjects
+def stage(traffic: Any, model: LoadedModel, model_ref: ModelRef) -> Stage:
+    return Stage(traffic, MemoryObjects(START), model, model_ref)

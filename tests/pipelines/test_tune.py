@@ -2,95 +2,23 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
-import pytest
-
 from trimwheel_api import names
-from trimwheel_api.kinds import AdaptiveModel, AdaptivePolicy, PolicyRollout, TuningRun
-from trimwheel_api.kinds.adaptive_model import AdaptiveModelSpec
+from trimwheel_api.kinds import AdaptivePolicy, PolicyRollout, TuningRun
 from trimwheel_api.kinds.tuning_run import TuningRunSpec
 from trimwheel_api.policy import parse_policy
-from trimwheel_pipelines.executors import SerialExecutor
-from trimwheel_pipelines.patience import Patience
-from trimwheel_pipelines.trials import ModelRef
 from trimwheel_pipelines.tune import tune
-from trimwheel_pipelines.tuning_world import World
 from trimwheel_workers.model.artifact import LoadedModel
-
-START = datetime(2026, 11, 22, 10, 0, 0, tzinfo=UTC)
-SPEC: dict[str, Any] = {
-    "objectives": {"maxDisagreement": "0.1"},
-    "audits": {"inputs": "sampled"},
-    "tuning": {"searchRecords": 300, "certifyRecords": 300, "trials": 5, "timeout": "1m"},
-}
-
-
-class Stage:
-    """A model, its records, and a clock that moves when somebody waits."""
-
-    def __init__(self, traffic: Any, objects: Any, loaded: LoadedModel, ref: ModelRef) -> None:
-        self.traffic, self.objects = traffic, objects
-        self.now = START
-        self.while_waiting: list[Any] = []
-        self.world = World(
-            objects=objects,
-            records_uri=traffic.root,
-            registry=None,
-            executor=SerialExecutor(),
-            load_model=lambda plan: (loaded, ref),
-            clock=lambda: self.now,
-            sleep=self.sleep,
-            patience=Patience(total=0.0),
-        )
-
-    def sleep(self, seconds: float) -> None:
-        self.now += timedelta(seconds=seconds)
-        if self.while_waiting:
-            self.while_waiting.pop(0)()
-
-    def declare(self, digest: str, **spec: Any) -> AdaptiveModel:
-        source = {"model": {"uri": "file:///models/intent", "digest": digest}}
-        made: AdaptiveModel = self.objects.put(
-            AdaptiveModel, "intent", AdaptiveModelSpec.model_validate(source | SPEC | spec)
-        )
-        return made
-
-    def start(self, **spec: Any) -> str:
-        self.objects.put(TuningRun, "run", TuningRunSpec.model_validate({"model": "intent"} | spec))
-        return tune(self.world, "shop", "run")
-
-    @property
-    def run(self) -> TuningRun:
-        found: TuningRun = self.objects.get(TuningRun, "shop", "run")
-        return found
-
-    def condition(self, kind: str) -> tuple[str, str]:
-        found = self.run.status.condition(kind)
-        assert found is not None
-        return found.status, found.reason
-
-
-@pytest.fixture
-def stage(traffic: Any, memory_objects: Any, model: LoadedModel, model_ref: ModelRef) -> Stage:
-    return Stage(traffic, memory_objects(START), model, model_ref)
-
-
-def _before() -> float:
-    return START.timestamp() - 100.0
-
-
-def _after() -> float:
-    return START.timestamp() + 2.0
 
 
 def test_a_run_certifies_a_cheaper_policy_and_asks_for_its_rollout(
-    stage: Stage, model: LoadedModel
+    stage: Any, model: LoadedModel
 ) -> None:
     stage.declare(model.digest)
-    stage.traffic.write(400, _before())
-    stage.traffic.write(400, _after())
+    stage.traffic.write(400, stage.before)
+    stage.traffic.write(400, stage.after)
     assert stage.start() == names.CERTIFIED
     status = stage.run.status
     assert stage.condition(names.READY) == ("True", "Succeeded")
@@ -113,10 +41,10 @@ def test_a_run_certifies_a_cheaper_policy_and_asks_for_its_rollout(
     assert not rollout.spec.allow_uncertified and rollout.spec.steps is None
 
 
-def test_a_second_start_of_the_job_changes_nothing(stage: Stage, model: LoadedModel) -> None:
+def test_a_second_start_of_the_job_changes_nothing(stage: Any, model: LoadedModel) -> None:
     stage.declare(model.digest)
-    stage.traffic.write(400, _before())
-    stage.traffic.write(400, _after())
+    stage.traffic.write(400, stage.before)
+    stage.traffic.write(400, stage.after)
     stage.start()
     writes = len(stage.objects.history)
     assert tune(stage.world, "shop", "run") == names.CERTIFIED
@@ -124,11 +52,11 @@ def test_a_second_start_of_the_job_changes_nothing(stage: Stage, model: LoadedMo
 
 
 def test_a_job_killed_after_publishing_ends_the_same_on_its_second_start(
-    stage: Stage, model: LoadedModel
+    stage: Any, model: LoadedModel
 ) -> None:
     stage.declare(model.digest)
-    stage.traffic.write(400, _before())
-    stage.traffic.write(400, _after())
+    stage.traffic.write(400, stage.before)
+    stage.traffic.write(400, stage.after)
     stage.start()
     first = stage.run
     forgotten = first.status.model_copy(update={"outcome": "", "policy": "", "rollout": ""})
@@ -138,12 +66,12 @@ def test_a_job_killed_after_publishing_ends_the_same_on_its_second_start(
     assert len(stage.objects.list(AdaptivePolicy)) == len(stage.objects.list(PolicyRollout)) == 1
 
 
-def test_search_and_certification_never_share_an_audit(stage: Stage, model: LoadedModel) -> None:
+def test_search_and_certification_never_share_an_audit(stage: Any, model: LoadedModel) -> None:
     """Too few audits before the run: the window opens only after those that the search took."""
     stage.declare(model.digest)
-    stage.traffic.write(100, _before())
-    stage.while_waiting = [lambda: stage.traffic.write(450, _after() + 1, step=0.01)] + [
-        lambda: stage.traffic.write(200, _after() + 10, step=0.01)
+    stage.traffic.write(100, stage.before)
+    stage.while_waiting = [lambda: stage.traffic.write(450, stage.after + 1, step=0.01)] + [
+        lambda: stage.traffic.write(200, stage.after + 10, step=0.01)
     ]
     assert stage.start() == names.CERTIFIED
     certificate = stage.run.status.certificate
@@ -153,61 +81,61 @@ def test_search_and_certification_never_share_an_audit(stage: Stage, model: Load
     assert certificate.n == 300
 
 
-def test_a_promise_that_cannot_be_kept_leaves_full_depth(stage: Stage, model: LoadedModel) -> None:
+def test_a_promise_that_cannot_be_kept_leaves_full_depth(stage: Any, model: LoadedModel) -> None:
     stage.declare(model.digest, objectives={"maxDisagreement": "0.0001"})
-    stage.traffic.write(400, _before())
-    stage.traffic.write(1300, _after(), step=0.001)
+    stage.traffic.write(400, stage.before)
+    stage.traffic.write(1300, stage.after, step=0.001)
     assert stage.start() == "NothingCertified"
     assert stage.condition(names.STALLED) == ("True", "NothingCertified")
     assert stage.condition(names.READY)[0] == "False"
     assert not stage.objects.list(AdaptivePolicy) and not stage.objects.list(PolicyRollout)
 
 
-def test_too_many_lost_audits_void_the_window(stage: Stage, model: LoadedModel) -> None:
+def test_too_many_lost_audits_void_the_window(stage: Any, model: LoadedModel) -> None:
     stage.declare(model.digest)
-    stage.traffic.write(400, _before())
-    stage.traffic.write(400, _after(), lost=30)
+    stage.traffic.write(400, stage.before)
+    stage.traffic.write(400, stage.after, lost=30)
     assert stage.start() == "NothingCertified"
     ready = stage.run.status.condition(names.READY)
     assert ready is not None and "lost" in ready.message
 
 
 def test_too_few_audits_until_the_deadline_say_how_many_there_were(
-    stage: Stage, model: LoadedModel
+    stage: Any, model: LoadedModel
 ) -> None:
     stage.declare(model.digest)
-    stage.traffic.write(40, _before())
+    stage.traffic.write(40, stage.before)
     assert stage.start() == "Failed"
     assert stage.condition(names.STALLED) == ("True", "TooFewRecords")
     ready = stage.run.status.condition(names.READY)
     assert ready is not None and "40 are there, 300 are needed" in ready.message
 
 
-def test_without_inputs_only_thresholds_change(stage: Stage, model: LoadedModel) -> None:
+def test_without_inputs_only_thresholds_change(stage: Any, model: LoadedModel) -> None:
     stage.declare(model.digest, audits={"inputs": "none"})
-    stage.traffic.write(400, _before(), inputs=False)
-    stage.traffic.write(400, _after(), inputs=False)
+    stage.traffic.write(400, stage.before, inputs=False)
+    stage.traffic.write(400, stage.after, inputs=False)
     assert stage.start() == names.CERTIFIED
     policy = stage.objects.list(AdaptivePolicy)[0]
     assert set(policy.spec.policy) == {"exit"}
     assert stage.run.status.trials_done == 1
 
 
-def test_records_of_another_model_do_not_count(stage: Stage, model: LoadedModel) -> None:
+def test_records_of_another_model_do_not_count(stage: Any, model: LoadedModel) -> None:
     stage.declare(model.digest)
-    stage.traffic.write(400, _before())
+    stage.traffic.write(400, stage.before)
     stage.traffic.digest = "sha256:" + "0" * 64
-    stage.traffic.write(400, _after())
+    stage.traffic.write(400, stage.after)
     assert stage.start() == "Failed"
     assert stage.condition(names.STALLED) == ("True", "TooFewRecords")
 
 
 def test_a_policy_no_better_than_the_stable_one_is_not_rolled_out(
-    stage: Stage, model: LoadedModel
+    stage: Any, model: LoadedModel
 ) -> None:
     made = stage.declare(model.digest)
-    stage.traffic.write(400, _before())
-    stage.traffic.write(400, _after())
+    stage.traffic.write(400, stage.before)
+    stage.traffic.write(400, stage.after)
     stage.start()
     first = stage.run.status
     certificate = first.certificate
@@ -230,11 +158,11 @@ def test_a_policy_no_better_than_the_stable_one_is_not_rolled_out(
 
 
 def test_a_rejected_digest_is_not_rolled_out_again_by_itself(
-    stage: Stage, model: LoadedModel
+    stage: Any, model: LoadedModel
 ) -> None:
     made = stage.declare(model.digest)
-    stage.traffic.write(400, _before())
-    stage.traffic.write(400, _after())
+    stage.traffic.write(400, stage.before)
+    stage.traffic.write(400, stage.after)
     stage.start(rollout=False)
     assert stage.run.status.policy and not stage.run.status.rollout
     digest = stage.run.status.policy_digest
@@ -245,9 +173,9 @@ def test_a_rejected_digest_is_not_rolled_out_again_by_itself(
     assert not stage.objects.list(PolicyRollout)
 
 
-def test_a_run_overtaken_by_harm_ends_and_says_so(stage: Stage, model: LoadedModel) -> None:
+def test_a_run_overtaken_by_harm_ends_and_says_so(stage: Any, model: LoadedModel) -> None:
     stage.declare(model.digest)
-    stage.traffic.write(400, _before())
+    stage.traffic.write(400, stage.before)
 
     def harm() -> None:
         stage.objects.now += timedelta(seconds=5)
@@ -259,13 +187,13 @@ def test_a_run_overtaken_by_harm_ends_and_says_so(stage: Stage, model: LoadedMod
     assert stage.condition(names.STALLED) == ("True", "Superseded")
 
 
-def test_a_deleted_run_ends_its_job(stage: Stage, model: LoadedModel) -> None:
+def test_a_deleted_run_ends_its_job(stage: Any, model: LoadedModel) -> None:
     stage.declare(model.digest)
     stage.while_waiting = [lambda: stage.objects.delete(stage.run)]
     assert stage.start() == "Failed"
     assert not stage.objects.list(TuningRun)
 
 
-def test_a_run_without_its_model_says_so(stage: Stage) -> None:
+def test_a_run_without_its_model_says_so(stage: Any) -> None:
     assert stage.start() == "Failed"
     assert stage.condition(names.STALLED) == ("True", "ModelNotFound")
