@@ -31,6 +31,8 @@ from trimwheel_pipelines.replay import ReplayTable, replay_reference
 
 POOL_SHARE: Final = 0.1
 """Most of the pool that one look may certify on."""
+FINALISTS: Final = 2
+"""The searched chain and the single threshold share delta."""
 CONFIDENCE: Final = 0.999
 """Correct code stays within `allowed` violations with this probability."""
 _OPENED = datetime(2026, 1, 1, tzinfo=UTC)
@@ -65,7 +67,7 @@ class Draw:
 @click.option("--epsilon", default=0.02, show_default=True, help="Promised disagreement.")
 @click.option("--delta", default=0.1, show_default=True, help="Chance of a broken promise a run.")
 @click.option("--search", default=1_000, show_default=True, help="Audits searched on.")
-@click.option("--certify", default=1_500, show_default=True, help="Audits of the first look.")
+@click.option("--certify", default=1_500, show_default=True, help="Most audits of the first look.")
 @click.option("--seed", default=0, show_default=True, help="Of the pool and the draws.")
 @click.option("--pool", default=SYNTHETIC, show_default=True, help="synthetic, or a model's name.")
 @click.option("--records", default="", help="URI#NAMESPACE/MODEL: audit records as the pool.")
@@ -94,7 +96,7 @@ def command(
     \b
     trimwheel bench certificate
     trimwheel bench certificate --session-length 4
-    trimwheel bench certificate --pool demo --certify 1000 -o json
+    trimwheel bench certificate --pool demo -o json
     """
     population = load_pool(
         pool,
@@ -111,16 +113,22 @@ def command(
 
 
 def sizes_for(pool: Pool, epsilon: float, delta: float, search: int, certify: int) -> Sizes:
-    """As many looks as stay within a tenth of the pool; NotEnoughData when not even one does."""
-    limit = POOL_SHARE * len(pool.records)
-    looks = sum(certify * 2**look <= limit for look in range(len(LOOK_SHARES)))
-    if not looks:
+    """Audits and looks that stay within a tenth of the pool; a small pool makes a smaller n.
+
+    NotEnoughData when that tenth could not certify even a policy that never disagrees.
+    """
+    limit = int(POOL_SHARE * len(pool.records))
+    audits = min(certify, limit)
+    level = Promise(epsilon, delta, max(audits, 1), FINALISTS).level
+    need = int(np.ceil(np.log(level) / np.log1p(-epsilon)))
+    if audits < need:
         raise NotEnoughData(
             f"records of pool {pool.name}, of which a tenth may certify",
             len(pool.records),
-            int(np.ceil(certify / POOL_SHARE)),
+            int(np.ceil(need / POOL_SHARE)),
         )
-    return Sizes(epsilon, delta, search, certify, looks)
+    looks = sum(audits * 2**look <= limit for look in range(len(LOOK_SHARES)))
+    return Sizes(epsilon, delta, search, audits, looks)
 
 
 def run(pool: Pool, sizes: Sizes, draws: int, seed: int) -> dict[str, Any]:

@@ -67,8 +67,10 @@ def test_certificate_exits_with_one_when_promises_break(monkeypatch: pytest.Monk
 
 
 def test_a_pool_too_small_for_its_draws_is_refused() -> None:
-    with pytest.raises(NotEnoughData, match="15000 are needed"):
+    with pytest.raises(NotEnoughData, match="1830 are needed"):
         bench_certificate.sizes_for(synthetic_pool(1_000, 2, 0), 0.02, 0.1, 500, 1_500)
+    small = bench_certificate.sizes_for(synthetic_pool(9_000, 2, 0), 0.02, 0.1, 500, 1_500)
+    assert (small.certify, small.looks) == (900, 1)
 
 
 def test_best_single_threshold_is_the_cheapest_that_keeps_the_promise() -> None:
@@ -85,13 +87,13 @@ def test_best_single_threshold_is_the_cheapest_that_keeps_the_promise() -> None:
 
 def test_canary_keeps_its_level_and_finds_the_regression() -> None:
     code, result = invoke(
-        bench_canary.command, "--runs", "25", "--detection-runs", "20", "--weight", "0.5"
+        bench_canary.command, "--runs", "10", "--detection-runs", "10", "--weight", "0.5"
     )
     assert code == 0
     for kind in ("requests", "sessions"):
         found = result["identical_arms"][kind]
         assert max(found["by_guard"].values()) <= result["identical_arms"]["allowed"]
-    assert result["regression"][0]["found"] == 20
+    assert result["regression"][0]["found"] == 10
     assert 0 < result["regression"][0]["median_seconds"] < 300
 
 
