@@ -123,7 +123,7 @@ class WorkerProcess:
             if sample.name == name and labels.items() <= sample.labels.items()
         )
 
-    def wait(self, what: Callable[[], bool], seconds: float = 30.0) -> None:
+    def wait(self, what: Callable[[], bool], seconds: float = 60.0) -> None:
         """Until `what` holds; a worker that is not up yet does not."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:

@@ -55,7 +55,6 @@ class AuditBook:
     def expect(self, id_: int, ticket: Ticket, answer: Answer, now: float) -> None:
         """An audited request was answered; `now` is monotonic."""
         self._pending[id_] = Pending(ticket, answer, time.time(), now - ticket.received)
-        self._metrics.audit_backlog.set(len(self._pending))
 
     def settle(self, row: list[Any]) -> None:
         """Take one row of an AUDITED frame: count the evidence, write the record."""

@@ -156,6 +156,7 @@ class Worker:
         self.metrics.input_tokens.inc(tokens)
         self.metrics.batch_size.observe(len(body["rows"]))
         self.metrics.queue_depth.set(body["queue"])
+        self.metrics.audit_backlog.set(len(self.audits))
         for counter, visits in zip(self.metrics.expert_tokens, body["experts"], strict=True):
             counter.inc(visits)
 

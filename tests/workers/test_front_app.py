@@ -1,0 +1,169 @@
+"""HTTP without an engine: probes, metadata, refusals; and what a worker counts of them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from trimwheel_api.policy import DENSE
+from trimwheel_api.worker_config import WorkerConfig
+from trimwheel_workers.arms import ModelShape, Snapshot, resident
+from trimwheel_workers.front.app import make_app
+from trimwheel_workers.front.metrics import WorkerMetrics
+from trimwheel_workers.front.worker import Worker
+
+SHAPE = ModelShape("sha256:m", "sha256:s", 4, (1, 2, 3), 4, 2, 2, ("a", "b"))
+INFER = "/v2/models/m/infer"
+
+
+@pytest.fixture
+def worker() -> Worker:
+    config = WorkerConfig(model="m", namespace="n", model_digest="sha256:" + "a" * 64)
+    return Worker(config, WorkerMetrics("m", 0.25), None)
+
+
+@pytest.fixture
+async def client(worker: Worker) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(app=make_app(worker))
+    async with httpx.AsyncClient(transport=transport, base_url="http://worker") as made:
+        yield made
+
+
+def in_force(worker: Worker) -> None:
+    """As if an engine had applied the dense policy."""
+    worker.engine_ready(SHAPE)
+    worker.engine.ready = True
+    worker.engine.shape = SHAPE
+    snapshot = Snapshot(1, 1, "salt", 0, 0.0, resident(DENSE, SHAPE), None)
+    worker._guards.reside("salt", {"stable": DENSE.digest})
+    worker.requests.target = worker.requests.serving = snapshot
+
+
+async def test_before_an_engine_and_a_policy_it_is_live_but_not_ready(
+    client: httpx.AsyncClient, make: Any
+) -> None:
+    assert (await client.get("/v2/health/live")).status_code == 200
+    for path in ("/v2/health/ready", "/v2/models/m/ready"):
+        assert (await client.get(path)).status_code == 503
+    answer = await client.post(INFER, json=make.body("x"))
+    assert answer.status_code == 503 and answer.headers["retry-after"] == "1"
+    assert answer.json()["error"]["field"] == "worker"
+
+
+async def test_it_is_ready_with_both_and_not_while_it_drains(
+    client: httpx.AsyncClient, worker: Worker
+) -> None:
+    in_force(worker)
+    assert (await client.get("/v2/health/ready")).status_code == 200
+    worker.draining = True
+    assert (await client.get("/v2/health/ready")).status_code == 503
+    assert (await client.get("/v2/health/live")).status_code == 200
+
+
+async def test_it_says_what_it_is(client: httpx.AsyncClient, worker: Worker) -> None:
+    in_force(worker)
+    server = (await client.get("/v2")).json()
+    assert server["name"] == "trimwheel" and server["device"] == "cpu"
+    model = (await client.get("/v2/models/m")).json()
+    assert model["inputs"] == [{"name": "text", "datatype": "BYTES", "shape": [-1]}]
+    assert [output["name"] for output in model["outputs"]][:2] == ["label", "probability"]
+
+
+REFUSALS = {
+    "another model": ("POST", "/v2/models/x/infer", b"{}", {}, 404, "model"),
+    "another model's metadata": ("GET", "/v2/models/x", b"", {}, 404, "model"),
+    "no such path": ("GET", "/v3", b"", {}, 404, "path"),
+    "a wrong method": ("GET", INFER, b"", {}, 405, "method"),
+    "not JSON": ("POST", INFER, b"{", {}, 400, "body"),
+    "a body without end": ("POST", INFER, b"x" * (2 << 20), {}, 413, "body"),
+    "a session key without end": ("POST", INFER, b"{}", {"x-session-id": "x" * 999}, 400,
+                                  "header x-session-id"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "path", "body", "headers", "code", "field"),
+                         REFUSALS.values(), ids=REFUSALS.keys())  # fmt: skip
+async def test_a_refusal_has_one_shape(
+    client: httpx.AsyncClient, method: str, path: str, body: bytes, headers: dict[str, str],
+    code: int, field: str,
+) -> None:  # fmt: skip
+    answer = await client.request(method, path, content=body, headers=headers)
+    assert answer.status_code == code
+    error = answer.json()["error"]
+    assert set(error) == {"field", "rule", "value", "message"} and error["field"] == field
+
+
+def _series(worker: Worker, start: str) -> dict[str, float]:
+    lines = worker.metrics.render().decode().splitlines()
+    return {
+        line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1])
+        for line in lines
+        if line.startswith(start)
+    }
+
+
+async def test_a_client_fault_is_counted_and_is_no_evidence(
+    client: httpx.AsyncClient, worker: Worker
+) -> None:
+    in_force(worker)
+    await client.post(INFER, content=b"{")
+    requests = _series(worker, 'trimwheel_requests_total{arm="stable",code="400"')
+    assert requests == {
+        'trimwheel_requests_total{arm="stable",code="400",exit="none",model="m"}': 1.0
+    }
+    assert not any(_series(worker, "trimwheel_guard_").values())
+
+
+async def test_a_full_queue_is_429_and_no_evidence(
+    client: httpx.AsyncClient, worker: Worker, make: Any
+) -> None:
+    in_force(worker)
+    worker.requests._limits = type(worker.requests._limits)(queue=0, deadline=2.0, slo=0.25)
+    answer = await client.post(INFER, json=make.body("x"))
+    assert answer.status_code == 429 and answer.headers["retry-after"] == "1"
+    assert not any(_series(worker, "trimwheel_guard_").values())
+
+
+async def test_an_engine_that_is_away_is_503_and_evidence_of_an_error(
+    client: httpx.AsyncClient, worker: Worker, make: Any
+) -> None:
+    in_force(worker)
+    worker.engine.ready = False
+    for _ in range(2):
+        headers = {"x-session-id": "s1"}
+        answer = await client.post(INFER, json=make.body("x"), headers=headers)
+        assert answer.status_code == 503
+    events = _series(worker, "trimwheel_guard_events_total")
+    assert sum(events.values()) == 1.0, "one event for the session"
+
+
+async def test_rows_that_the_engine_never_gives_back_are_given_up(
+    client: httpx.AsyncClient, worker: Worker, make: Any
+) -> None:
+    in_force(worker)
+    limits = worker.requests._limits
+    worker.requests._limits = type(limits)(queue=9, deadline=0.05, slo=0.25)
+    worker.requests._send = lambda kind, body: None
+    answer = await client.post(INFER, json=make.body("x"))
+    assert answer.status_code == 503 and answer.json()["error"]["field"] == "request"
+    assert worker.requests.in_flight == 0
+
+
+async def test_metrics_are_text(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert "# TYPE trimwheel_requests_total counter" in answer.text
+
+
+def test_the_front_never_imports_torch() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; import trimwheel_workers.front.server; "
+        "import trimwheel_workers.assignment.kubernetes_source; "
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
