@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from trimwheel_api import names
-from trimwheel_api.errors import SpecInvalid
+from trimwheel_api.errors import SpecInvalid, Unavailable
 from trimwheel_api.kinds import AdaptiveModel, PolicyApproval, PolicyRollout
 from trimwheel_api.kinds.adaptive_model import AdaptiveModelStatus
 from trimwheel_api.policy import DENSE
@@ -23,7 +23,7 @@ from trimwheel_cli import reasoning, views
 from trimwheel_cli.kube import Kube, NotFound, connect, kube_options
 from trimwheel_cli.snapshot import Snapshot, gather
 from trimwheel_cli.verbs import COMMANDS
-from trimwheel_console import NEGATIVE, OK, emit, output_option
+from trimwheel_console import NEGATIVE, OK, emit, note, output_option
 
 WATCH_SECONDS = 2.0
 DIGEST_PREFIX = 8
@@ -56,18 +56,12 @@ def status(model: str | None, watch: bool, output: str, **where: Any) -> None:
       trimwheel status classifier -o json | jq .model.status.stable.digest
     """
     kube = connect(**where)
-    last = ""
-    while True:
-        ready, value, text = _picture(kube, model)
-        key = json.dumps(value, sort_keys=True, default=str)
-        if key != last:
-            if watch and output == "table":
-                click.clear()
-            emit(value, output, table=text)
-            last = key
-        if not watch:
-            click.get_current_context().exit(OK if ready else NEGATIVE)
-        time.sleep(WATCH_SECONDS)
+    if watch:
+        _watch(kube, model, output)
+        return
+    ready, value, text = _picture(kube, model)
+    emit(value, output, table=text)
+    click.get_current_context().exit(OK if ready else NEGATIVE)
 
 
 @_verb("history")
@@ -244,6 +238,27 @@ def _decide(
     made = kube.create(PolicyApproval, {"generateName": f"{name}-{decision.lower()}-"}, spec)
     value = {"approval": made} | spec
     emit(value, output, table=f"policyapproval/{made} created: {decision} {name} ({named})")
+
+
+def _watch(kube: Kube, model: str | None, output: str) -> None:
+    """Print at every change until Ctrl-C; a server that is away for a while is waited for."""
+    last = ""
+    try:
+        while True:
+            try:
+                _, value, text = _picture(kube, model)
+            except Unavailable as error:
+                note(f"waiting: {error}")
+            else:
+                said = json.dumps(value, sort_keys=True, default=str)
+                if said != last and output == "table":
+                    click.clear()
+                if said != last:
+                    emit(value, output, table=text)
+                last = said
+            time.sleep(WATCH_SECONDS)
+    except KeyboardInterrupt:
+        note("stopped watching")
 
 
 def _picture(kube: Kube, model: str | None) -> tuple[bool, Any, str]:

@@ -50,5 +50,5 @@ BENCHES: dict[str, Verb] = {
     "canary": Verb("False Fails of identical arms, and delay to a real one.", "pipelines"),
     "rollback": Verb("Decision to last acknowledgement over many workers.", "operator"),
     "serving": Verb("Dense against transformers, adaptive against dense.", "workers"),
-    "task": Verb("Whether the demo's task has something to lose, over seeds.", "pipelines"),
+    "task": Verb("Check that the demo's task has something to lose.", "pipelines"),
 }

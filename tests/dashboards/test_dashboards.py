@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from trimwheel_api.metrics import METRICS
 from trimwheel_cli.main import cli
+from trimwheel_dashboards import generate
 from trimwheel_dashboards.alerts import ALERTS
 from trimwheel_dashboards.generate import boards, expressions, files, rule_groups
 from trimwheel_dashboards.rules import recording_rules
@@ -107,6 +108,17 @@ def test_panels_do_not_overlap_and_fit_the_page(name):
 def test_the_committed_files_are_current():
     stale = [str(path) for path, text in files().items() if path.read_text() != text]
     assert not stale, "run make generate"
+
+
+def test_the_generator_tells_a_stale_file_and_writes_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(generate, "CHART_FILES", tmp_path)
+    assert CliRunner().invoke(generate.main, ["--check"]).exit_code == 1
+    assert not list(tmp_path.iterdir())
+    assert CliRunner().invoke(generate.main, []).exit_code == 0
+    assert CliRunner().invoke(generate.main, ["--check"]).exit_code == 0
+    (tmp_path / "rules.yaml").write_text("groups: []")
+    told = json.loads(CliRunner().invoke(generate.main, ["--check", "-o", "json"]).stdout)
+    assert told == {"not_current": ["rules.yaml"]}
 
 
 def test_queries_are_printed_one_a_line_with_variables_resolved():

@@ -122,6 +122,19 @@ def test_help_of_a_verb_teaches_with_an_example(name):
                 assert param.help, f"{name}: {param.opts}"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(BENCHES))
+def test_help_of_a_bench_teaches_with_an_example(name):
+    bench = cli.get_command(click.Context(cli), "bench")
+    assert isinstance(bench, click.Group)
+    command = bench.get_command(click.Context(bench), name)
+    assert command is not None
+    assert command.get_short_help_str(200) == BENCHES[name].summary
+    assert f"trimwheel bench {name}" in (command.help or "")
+    options = {option for param in command.params for option in param.opts}
+    assert {"--seed", "-o"} <= options
+
+
 def test_decisions_are_numbered_without_gaps():
     names = [path.name for path in tracked() if path.parent == Path("docs/decisions")]
     numbers = sorted(int(name[:4]) for name in names if name[:4].isdigit())
