@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from ipaddress import IPv4Network
@@ -142,6 +143,18 @@ async def test_megabytes_pass_whole_and_the_senders_end_is_passed_on(echoes: Ech
     forwarder, address = await listening([await echoes.start(b"!")])
     payload = bytes(range(256)) * 16_384
     assert await ask(address, payload) == b"!" + payload
+    await forwarder.close()
+
+
+async def test_a_connection_that_has_ended_leaves_no_descriptor_open(echoes: Echoes) -> None:
+    forwarder, address = await listening([await echoes.start(b"!")])
+    await ask(address)
+    await asyncio.sleep(0.05)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        assert await ask(address, b"x") == b"!x"
+    await asyncio.sleep(0.05)
+    assert len(os.listdir("/proc/self/fd")) == before
     await forwarder.close()
 
 

@@ -79,6 +79,7 @@ class _Side(asyncio.Protocol):
     def __init__(self, other: _Side | None = None) -> None:
         self.other = other
         self.transport: asyncio.Transport | None = None
+        self.ended = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -101,8 +102,17 @@ class _Side(asyncio.Protocol):
             self.other.transport.write(data)
 
     def eof_received(self) -> bool:
-        if self.other and self.other.transport and self.other.transport.can_write_eof():
-            self.other.transport.write_eof()
+        """Pass the end on and keep the way back open; after both ends nothing is left to do."""
+        self.ended = True
+        other = self.other
+        if other is None or other.transport is None:
+            return True
+        if other.ended:
+            # Nobody reads from either any more, so nobody else would ever close them.
+            other.transport.close()
+            return False
+        if other.transport.can_write_eof():
+            other.transport.write_eof()
         return True
 
     def pause_writing(self) -> None:
