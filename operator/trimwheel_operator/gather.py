@@ -91,6 +91,7 @@ class Gatherer:
         approvals = self._approvals(namespace, rollouts)
         children = self._children(namespace, name, memory, now) if model else Children()
         acknowledgements = self._acknowledgements(namespace, name)
+        pods = self._pods(namespace, name, acknowledgements)
         active = [one for one in rollouts if phases.is_active(one.status)]
         return ObservedState(
             namespace=namespace,
@@ -105,10 +106,10 @@ class Gatherer:
             approvals=approvals,
             runs=self._of_model(TuningRun, namespace, name),
             jobs=self._jobs(namespace, name),
-            pods=self._pods(namespace, name, acknowledgements),
+            pods=pods,
             acknowledgements=acknowledgements,
             children=children,
-            evidence=self._evidence(active, children, memory, now),
+            evidence=self._evidence(active, sum(pod.ready for pod in pods), memory, now),
             admission=self._admission(namespace, active, approvals),
         )
 
@@ -193,7 +194,7 @@ class Gatherer:
     def _evidence(
         self,
         active: list[PolicyRollout],
-        children: Children,
+        workers: int,
         memory: Memory,
         now: datetime,
     ) -> Evidence | None:
@@ -207,7 +208,7 @@ class Gatherer:
             last is not None and (now - last).total_seconds() < self.settings.scrape_interval / 2
         )
         if known is None or known.rollout_uid != rollout.metadata.uid or not fresh:
-            memory.evidence = self.evidence.read(rollout, children.deployment.ready, now)
+            memory.evidence = self.evidence.read(rollout, workers, now)
             memory.evidence_at = now
         return memory.evidence
 

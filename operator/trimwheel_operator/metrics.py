@@ -26,25 +26,25 @@ class OperatorMetrics:
         """Answer scrapes, in a thread of its own."""
         start_http_server(port, addr=address, registry=self.registry)
 
-    def passed(self, model: str, plan: Plan, seconds: float) -> None:
-        """A plan was carried out."""
+    def passed(self, key: tuple[str, str], plan: Plan, seconds: float) -> None:
+        """A plan for (namespace, model) was carried out."""
         self._of(metrics.RECONCILE_SECONDS).observe(seconds)
         for one in plan.decided:
-            self._of(metrics.DECISIONS).labels(model, one.action, one.reason).inc()
+            self._of(metrics.DECISIONS).labels(*key, one.action, one.reason).inc()
         for duration in plan.actuations:
             self._of(metrics.ROLLBACK_SECONDS).observe(duration)
-        self._of(metrics.DEGRADED).labels(model).set(float(plan.report.degraded))
-        self._of(metrics.ROLLOUT_WEIGHT).labels(model).set(plan.report.weight / 10_000)
+        self._of(metrics.DEGRADED).labels(*key).set(float(plan.report.degraded))
+        self._of(metrics.ROLLOUT_WEIGHT).labels(*key).set(plan.report.weight / 10_000)
         for guard in plan.report.guards:
             for verdict in names.VERDICTS:
-                child = self._of(metrics.GUARD_VERDICT).labels(model, guard.name, verdict)
+                child = self._of(metrics.GUARD_VERDICT).labels(*key, guard.name, verdict)
                 child.set(float(verdict == guard.verdict))
             for row, text in (
                 (metrics.GUARD_VALUE, guard.value),
                 (metrics.GUARD_BOUND, guard.bound),
             ):
                 if text:
-                    self._of(row).labels(model, guard.name).set(float(text))
+                    self._of(row).labels(*key, guard.name).set(float(text))
 
     def failed(self, reason: str) -> None:
         """A pass ended early and will be tried again."""

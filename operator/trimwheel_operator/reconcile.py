@@ -122,7 +122,7 @@ class Reconciler:
         made = plan(state, now)
         self._writer.carry_out(made)
         memory.carried_out(made, now)
-        self._metrics.passed(key[1], made, time.perf_counter() - began)
+        self._metrics.passed(key, made, time.perf_counter() - began)
         return made.next_look
 
     def _back_off(self, key: Key, error: Exception, failures: int) -> float:

@@ -448,5 +448,3 @@ def good() -> dict[str, Any]:
 @pytest.fixture
 def other() -> dict[str, Any]:
     return copy.deepcopy(OTHER)
-
-

@@ -51,8 +51,11 @@ def test_rules_are_frozen_before_anybody_hears_of_the_candidate(
     assert world.of_rollout("ramp").effective is not None
     assert world.assignment["candidate"] is None
     world.after(1).look()
-    assert world.assignment["candidate"]["digest"] == world.of_rollout("ramp").effective and False \
+    assert (
+        world.assignment["candidate"]["digest"] == world.of_rollout("ramp").effective
+        and False
         or world.assignment["candidate"] is not None
+    )
 
 
 def test_the_first_step_is_a_shadow_that_serves_nobody(world: World, good: Document) -> None:
@@ -156,7 +159,9 @@ def test_a_failed_guard_rolls_back_at_once_at_any_step(
     status = world.of_rollout("ramp")
     assert status.phase == "RollingBack" and not status.is_true(names.ROLLED_BACK)
     assert not status.is_true(names.AWAITING_APPROVAL)
-    assert world.of_model.rejected_digests == [world.objects["PolicyRollout", "ramp"]["spec"]["policyDigest"]]
+    assert world.of_model.rejected_digests == [
+        world.objects["PolicyRollout", "ramp"]["spec"]["policyDigest"]
+    ]
     world.acknowledge()
     world.after(1).settle()
     status = world.of_rollout("ramp")
@@ -270,9 +275,7 @@ def test_another_model_digest_ends_the_canary(world: World, good: Document) -> N
     assert world.of_model.rejected_digests == []
 
 
-def test_a_certificate_that_expires_in_flight_ends_the_canary(
-    world: World, good: Document
-) -> None:
+def test_a_certificate_that_expires_in_flight_ends_the_canary(world: World, good: Document) -> None:
     world.policy("good", good, expiresAt="2026-11-22T12:00:20Z")
     world.rollout("ramp", "good")
     world.guards("Pass")

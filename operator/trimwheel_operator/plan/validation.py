@@ -17,7 +17,6 @@ from trimwheel_api.values import basis_points, seconds
 
 MAX_NAME: Final = 63
 _SERVICE_NAME = re.compile(r"^[a-z]([-a-z0-9]*[a-z0-9])?$")
-_RESOURCE = re.compile(r"^[0-9]+(\.[0-9]+)?(m|[kMGTPE]i?)?$")
 LARGEST_DRIFT_RATIO: Final = 5
 """The drift detector watches for this many times the promise, which must stay below 1."""
 
@@ -43,17 +42,6 @@ def _name(name: str) -> Iterator[SpecInvalid]:
             name,
             "Create the model under another name",
         )
-
-
-def _resources(spec: AdaptiveModelSpec) -> Iterator[SpecInvalid]:
-    for part in ("requests", "limits"):
-        for resource, amount in getattr(spec.resources, part).items():
-            if not _RESOURCE.match(amount):
-                yield SpecInvalid(
-                    f"spec.resources.{part}[{resource}]",
-                    "must be a quantity such as 500m, 2 or 1Gi",
-                    amount,
-                )
 
 
 def _engine(spec: AdaptiveModelSpec) -> Iterator[SpecInvalid]:
@@ -137,7 +125,6 @@ def _between_zero_and_one(where: str, fields: dict[str, str]) -> Iterator[SpecIn
 
 
 _RULES: tuple[Callable[[AdaptiveModelSpec], Iterator[SpecInvalid]], ...] = (
-    _resources,
     _engine,
     _objectives,
     _audits,

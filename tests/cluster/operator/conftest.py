@@ -108,6 +108,7 @@ class Team:
             "model": {"uri": "models:/router/1", "digest": MODEL_DIGEST},
             "replicas": 0,
             "rollout": rollout,
+            "objectives": {"errorBudget": "0.01"},
         }
         self.create("AdaptiveModel", MODEL, {**base, **spec})
         account = names.worker_account(MODEL)
@@ -260,13 +261,13 @@ def prometheus(cluster: Cluster, release: str) -> str:
 
 
 @pytest.fixture
-def operator(
-    cluster: Cluster, release: str, tmp_path: Path
-) -> Iterator[Callable[..., Operator]]:
+def operator(cluster: Cluster, release: str, tmp_path: Path) -> Iterator[Callable[..., Operator]]:
     """`operator()` starts one more operator process; all end with the test."""
     account = names.service_account_user(RELEASE_NAMESPACE, names.OPERATOR_ACCOUNT)
     groups = ("system:serviceaccounts", f"system:serviceaccounts:{RELEASE_NAMESPACE}")
-    kubeconfig = cluster.kubeconfig_for(account, groups)
+    # KUBECONFIG is a list with colons between, and the account's name is full of them.
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_bytes(cluster.kubeconfig_for(account, groups).read_bytes())
     started: list[Operator] = []
 
     def start(**environment: str) -> Operator:
@@ -332,5 +333,3 @@ def dense() -> str:
 
 def _rule(resources: list[str], verbs: list[str]) -> dict[str, Any]:
     return {"apiGroups": [names.GROUP], "resources": resources, "verbs": verbs}
-
-

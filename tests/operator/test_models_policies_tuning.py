@@ -1,0 +1,282 @@
+"""Statuses of models and policies, the Jobs of TuningRuns, and what a bad spec gets."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from trimwheel_api import names, worker_config
+from trimwheel_api.kinds import AdaptiveModel, TuningRun
+from trimwheel_api.names import Reason
+from trimwheel_operator import manifests
+from trimwheel_operator.plan.observed import TuningJob
+from trimwheel_operator.plan.validation import first_mistake, mistakes
+from trimwheel_operator.settings import Settings
+
+World = Any
+Document = dict[str, Any]
+
+
+@pytest.mark.parametrize(
+    ("field", "change"),
+    [
+        ("spec.engine.deadline", {"engine": {"deadline": "1ms"}}),
+        ("spec.objectives.maxDisagreement", {"objectives": {"maxDisagreement": "0"}}),
+        ("spec.objectives.maxDisagreement", {"objectives": {"maxDisagreement": "0.2"}}),
+        ("spec.objectives.confidence", {"objectives": {"confidence": "1"}}),
+        ("spec.objectives.errorBudget", {"objectives": {"errorBudget": "0"}}),
+        ("spec.objectives.latency.slo", {"objectives": {"latency": {"slo": "0s"}}}),
+        ("spec.objectives.latency.budget", {"objectives": {"latency": {"budget": "1"}}}),
+        ("spec.audits.alarmRate", {"audits": {"rate": "0.5", "alarmRate": "0.2"}}),
+        ("spec.rollout.alpha", {"rollout": {"alpha": "0"}}),
+        ("spec.rollout.passMargin", {"rollout": {"passMargin": "0.5"}}),
+        (
+            "spec.rollout.steps[1].weight",
+            {"rollout": {"steps": [{"weight": "5%"}, {"weight": "1%"}]}},
+        ),
+        (
+            "spec.rollout.steps[0].maxDuration",
+            {"rollout": {"steps": [{"weight": "0%", "hold": "1h", "maxDuration": "30m"}]}},
+        ),
+    ],
+)
+def test_a_bad_field_is_named_with_its_rule_and_value(
+    world: World, field: str, change: Document
+) -> None:
+    before = dict(world.ensured), world.assignment
+    world.model(replicas=7, **change)
+    world.after(1).settle()
+    stalled = world.of_model.condition(names.STALLED)
+    assert (stalled.status, stalled.reason) == ("True", Reason.INVALID_SPEC)
+    assert stalled.message.startswith(field + ": ") and ", but got " in stalled.message
+    assert (dict(world.ensured), world.assignment) == before, "what was applied goes on"
+    assert world.of_model.condition(names.READY).status == "False"
+
+
+@pytest.mark.parametrize("name", ["Router", "1router", "my.router", "r" * 64])
+def test_a_name_that_no_service_can_have_is_refused(world: World, name: str) -> None:
+    model = world.observe().model
+    bad = model.model_copy(update={"metadata": model.metadata.model_copy(update={"name": name})})
+    found = first_mistake(bad)
+    assert found is not None and found.field == "metadata.name"
+
+
+def test_the_defaults_of_the_kind_are_valid() -> None:
+    model = AdaptiveModel.model_validate(
+        {
+            "metadata": {"name": "m", "namespace": "n"},
+            "spec": {"model": {"uri": "models:/m/1", "digest": "sha256:" + "a" * 64}},
+        }
+    )
+    assert list(mistakes(model)) == []
+
+
+def test_readiness_does_not_flap_at_a_change_but_a_worker_left_behind_shows(world: World) -> None:
+    world.silent.add("router-1")
+    world.model(audits={"rate": "0.1"})
+    world.after(1).settle()
+    assert world.of_model.is_true(names.READY), "its lease has not run out"
+    world.after(31).settle()
+    ready = world.of_model.condition(names.READY)
+    assert ready.status == "False" and "router-1" in ready.message
+
+
+def test_missing_workers_make_it_not_ready_and_not_reconciling(world: World) -> None:
+    world.pods.remove("router-1")
+    world.after(1).settle()
+    ready = world.of_model.condition(names.READY)
+    assert (ready.status, ready.reason) == ("False", Reason.WORKERS_NOT_READY)
+    assert "1 of 2 workers" in ready.message
+    assert not world.of_model.is_true(names.RECONCILING)
+
+
+def test_transition_times_move_only_on_a_flip(world: World) -> None:
+    before = world.of_model.condition(names.READY)
+    world.model(replicas=2, audits={"rate": "0.03"})
+    world.after(100).settle()
+    after = world.of_model.condition(names.READY)
+    assert after.last_transition_time == before.last_transition_time
+    assert after.observed_generation == before.observed_generation + 1
+
+
+def test_a_settled_model_is_left_alone(promoted: World) -> None:
+    for seconds in (1, 30, 3600):
+        assert promoted.after(seconds).look().actions == ()
+
+
+# --- policies ----------------------------------------------------------------------------------
+
+
+def test_a_policy_says_its_digest_and_where_it_serves(promoted: World) -> None:
+    status = promoted.status("AdaptivePolicy", "good")
+    assert status.digest == promoted.assignment["stable"]["digest"]
+    assert [(one.model, one.arm) for one in status.active] == [("router", "stable")]
+    for kind in (names.READY, names.CERTIFIED, names.ACTIVE):
+        assert status.is_true(kind)
+
+
+def test_an_invalid_policy_says_which_field(world: World) -> None:
+    world.put(
+        "AdaptivePolicy", "odd", {"model": "router", "policy": {"exit": {"thresholds": [0.5]}}}
+    )
+    world.after(1).settle()
+    stalled = world.status("AdaptivePolicy", "odd").condition(names.STALLED)
+    assert stalled.reason == Reason.POLICY_INVALID
+    assert stalled.message.startswith("policy.exit.thresholds.0: ")
+
+
+# --- tuning ------------------------------------------------------------------------------------
+
+
+def test_runs_of_a_model_become_jobs_one_after_another(world: World) -> None:
+    world.tuning("first")
+    world.after(1).tuning("second")
+    world.after(1).settle()
+    assert [job.run_uid for job in world.jobs.values()] == ["uid-TuningRun-first"]
+    waiting = world.status("TuningRun", "second").condition(names.READY)
+    assert waiting.message == "TuningRun first runs first"
+    finish(world, "first", "Certified")
+    world.after(1).settle()
+    assert len(world.jobs) == 2
+
+
+def finish(world: World, run: str, outcome: str) -> None:
+    """Pipelines report, and the Job ends."""
+    item = world.objects["TuningRun", run]
+    item["status"] = {**item["status"], "outcome": outcome}
+    world._touch(item)
+
+
+def end_job(world: World, failed: bool, message: str = "") -> None:
+    [(name, job)] = world.jobs.items()
+    world.jobs[name] = TuningJob(name, job.uid, job.run_uid, True, failed, message)
+
+
+@pytest.mark.parametrize(
+    ("failed", "message", "said"),
+    [
+        (True, "DeadlineExceeded: too long", "DeadlineExceeded: too long"),
+        (False, "", "its Job ended without an outcome"),
+    ],
+)
+def test_a_job_that_ends_without_a_word_fails_its_run(
+    world: World, failed: bool, message: str, said: str
+) -> None:
+    world.tuning("t")
+    world.after(1).settle()
+    end_job(world, failed, message)
+    world.after(1).settle()
+    status = world.status("TuningRun", "t")
+    assert status.outcome == "Failed" and status.finished_at
+    stalled = status.condition(names.STALLED)
+    assert stalled.reason == Reason.JOB_FAILED and said in stalled.message
+    assert "incumbent policy stays" in stalled.message
+
+
+def test_what_pipelines_reported_is_not_overwritten(world: World) -> None:
+    world.tuning("t")
+    world.after(1).settle()
+    finish(world, "t", "NothingCertified")
+    end_job(world, failed=False)
+    world.after(1).settle()
+    assert world.status("TuningRun", "t").outcome == "NothingCertified"
+
+
+def test_a_job_that_vanished_is_not_run_again(world: World) -> None:
+    world.tuning("t")
+    world.after(1).settle()
+    world.jobs.clear()
+    world.after(1).settle()
+    assert world.jobs == {}
+    assert "Job is gone" in world.status("TuningRun", "t").condition(names.STALLED).message
+
+
+def test_a_crash_between_job_and_status_adopts_the_job(world: World) -> None:
+    world.tuning("t")
+    made = world.after(1).look(crash_after=None)
+    creations = [action for action in made.actions if type(action).__name__ == "CreateJob"]
+    assert len(creations) == 1
+    world.objects["TuningRun", "t"]["status"] = {}
+    world.after(1).settle()
+    assert len(world.jobs) == 1 and world.status("TuningRun", "t").outcome == ""
+
+
+def test_a_job_whose_run_was_deleted_is_deleted(world: World) -> None:
+    world.tuning("t")
+    world.after(1).settle()
+    del world.objects["TuningRun", "t"]
+    world.after(1).settle()
+    assert world.jobs == {}
+
+
+# --- manifests ---------------------------------------------------------------------------------
+
+
+def made(world: World, **settings: Any) -> dict[str, Document]:
+    state = world.observe()
+    objects = manifests.worker_objects(state.model, {"uid": "u"}, Settings(**settings))
+    return {item["kind"]: item for item in objects}
+
+
+def test_a_worker_is_told_everything_in_one_variable(world: World) -> None:
+    pod = made(world, records_uri="s3://records")["Deployment"]["spec"]["template"]["spec"]
+    [worker] = pod["containers"]
+    env = {one["name"]: one.get("value") for one in worker["env"]}
+    config = worker_config.from_environment({worker_config.ENVIRONMENT: env["TRIMWHEEL_WORKER"]})
+    assert (config.model, config.namespace) == ("router", "team")
+    assert config.records_uri == "s3://records"
+    assert env["OMP_NUM_THREADS"] == "1"
+    [fetch] = pod["initContainers"]
+    assert fetch["args"][:2] == ["--uri", "models:/router/1"]
+
+
+@pytest.mark.parametrize(
+    ("field", "change", "restarts"),
+    [
+        ("rollout", {"approval": "Required", "alpha": "0.01"}, False),
+        ("audits", {"rate": "0.3", "alarmRate": "0.4"}, False),
+        ("drift", {"onHarm": "alert"}, False),
+        ("tuning", {"trials": 3}, False),
+        ("engine", {"threads": 2}, True),
+        ("model", {"digest": "sha256:" + "c" * 64}, True),
+        ("objectives", {"latency": {"slo": "1s"}}, True),
+    ],
+)
+def test_pods_restart_only_for_what_a_process_must_be_started_with(
+    world: World, field: str, change: Document, restarts: bool
+) -> None:
+    before = made(world)["Deployment"]["spec"]["template"]
+    world.model(**{field: change})
+    after = made(world)["Deployment"]["spec"]["template"]
+    assert (before != after) is restarts
+
+
+def test_workers_may_read_their_own_assignment_and_no_other(world: World) -> None:
+    [assignments, _] = made(world)["Role"]["rules"]
+    assert assignments["resourceNames"] == ["router"]
+    assert sorted(assignments["verbs"]) == ["get", "watch"]
+
+
+def test_a_job_lives_in_the_release_and_points_back_by_labels() -> None:
+    run = TuningRun.model_validate(
+        {
+            "metadata": {"name": "n" * 200, "namespace": "team", "uid": "0123456789ab"},
+            "spec": {"model": "router"},
+        }
+    )
+    settings = Settings(job_environment={"MLFLOW_TRACKING_URI": "http://mlflow"})
+    job = manifests.tuning_job(run, "1h", settings)
+    labels = job["metadata"]["labels"]
+    assert job["metadata"]["namespace"] == "trimwheel-system"
+    assert "ownerReferences" not in job["metadata"]
+    assert len(job["metadata"]["name"]) <= 63 and job["metadata"]["name"].startswith(
+        "tuning-01234567-"
+    )
+    assert labels[names.LABEL_MODEL_NAMESPACE] == "team"
+    assert all(len(value) <= 63 for value in labels.values())
+    assert job["spec"]["activeDeadlineSeconds"] > 3600
+    env = job["spec"]["template"]["spec"]["containers"][0]["env"]
+    assert {"name": "MLFLOW_TRACKING_URI", "value": "http://mlflow"} in env
+    assert json.dumps(job)

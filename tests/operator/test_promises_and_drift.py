@@ -1,0 +1,190 @@
+"""The stable policy follows from its certificate, without approval and without memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from trimwheel_api import names
+from trimwheel_api.names import Reason
+from trimwheel_api.policy import DENSE
+
+World = Any
+Document = dict[str, Any]
+
+
+def is_dense(world: World) -> bool:
+    return bool(world.assignment["stable"]["digest"] == DENSE.digest)
+
+
+def degraded(world: World) -> bool:
+    return bool(world.of_model.is_true(names.DEGRADED))
+
+
+def harmful(world: World) -> None:
+    world.tuning("alarm", reason="Harmful")
+    world.report_drift("alarm", "Harmful")
+
+
+def test_a_promoted_policy_serves_while_its_certificate_is_valid(promoted: World) -> None:
+    promoted.after(29 * 86400).settle()
+    assert not is_dense(promoted) and not degraded(promoted)
+    assert promoted.of_model.certificate.state == "Valid"
+
+
+def test_an_expired_certificate_sends_everyone_to_full_depth(promoted: World) -> None:
+    epoch = promoted.assignment["epoch"]
+    promoted.after(31 * 86400).settle()
+    assert is_dense(promoted) and degraded(promoted)
+    assert promoted.assignment["epoch"] == epoch + 1, "one write"
+    assert promoted.of_model.certificate.state == "Expired"
+    condition = promoted.of_model.condition(names.DEGRADED)
+    assert condition.reason == Reason.SERVING_FULL_DEPTH
+    assert promoted.of_model.intended.policy == "good" and promoted.of_model.stable.policy == ""
+
+
+def test_harm_revokes_and_sends_everyone_to_full_depth_at_once(promoted: World) -> None:
+    harmful(promoted.after(5))
+    promoted.after(1).look()
+    assert is_dense(promoted)
+    promoted.settle()
+    model = promoted.of_model
+    assert model.certificate.state == "Revoked" and degraded(promoted)
+    assert model.drift.verdict == "Harmful" and model.drift.tuning_run == "alarm"
+    assert model.condition(names.DRIFTED).reason == Reason.HARMFUL
+    told = [event.reason for event in promoted.events if event.kind == "AdaptiveModel"]
+    assert {Reason.HARMFUL, Reason.SERVING_FULL_DEPTH} <= set(told)
+
+
+def test_a_revocation_outlives_the_run_that_reported_it(promoted: World) -> None:
+    harmful(promoted.after(5))
+    promoted.settle()
+    del promoted.objects["TuningRun", "alarm"]
+    promoted.after(3600).settle()
+    assert is_dense(promoted) and promoted.of_model.certificate.state == "Revoked"
+
+
+def test_harm_that_is_older_than_the_promotion_says_nothing(
+    world: World, promote_policy: Any
+) -> None:
+    harmful(world)
+    world.after(5).settle()
+    promote_policy(world)
+    world.settle()
+    assert not is_dense(world) and not degraded(world)
+    assert not world.of_model.is_true(names.DRIFTED)
+
+
+def test_with_on_harm_alert_the_policy_keeps_serving(promoted: World) -> None:
+    promoted.model(drift={"onHarm": "alert"})
+    harmful(promoted.after(5))
+    promoted.settle()
+    assert not is_dense(promoted) and not degraded(promoted)
+    assert promoted.of_model.is_true(names.DRIFTED)
+    assert promoted.of_model.certificate.state == "Revoked"
+
+
+def test_another_model_digest_sends_everyone_to_full_depth(promoted: World) -> None:
+    promoted.model(model={"digest": "sha256:" + "b" * 64})
+    promoted.after(1).settle()
+    assert is_dense(promoted)
+    assert promoted.of_model.condition(names.CERTIFIED).reason == Reason.MODEL_DIGEST_CHANGED
+
+
+def test_a_new_promotion_ends_the_degraded_state(
+    promoted: World, promote_policy: Any, other: Document
+) -> None:
+    harmful(promoted.after(5))
+    promoted.settle()
+    promote_policy(promoted.after(5), "other", other)
+    assert not degraded(promoted) and promoted.of_model.stable.policy == "other"
+    former = promoted.of_model.history[-1]
+    assert former.policy == "good" and former.revoked_at
+
+
+def test_a_revoked_policy_may_not_be_gone_back_to_without_a_waiver(
+    promoted: World, promote_policy: Any, other: Document
+) -> None:
+    digest = promoted.of_model.intended.digest
+    harmful(promoted.after(5))
+    promoted.settle()
+    promote_policy(promoted.after(5), "other", other)
+    promoted.rollout("back", policyDigest=digest, type="Rollback", requestedBy="ann")
+    promoted.after(1).settle()
+    status = promoted.of_rollout("back")
+    assert status.condition(names.STALLED).reason == Reason.UNCERTIFIED
+    promoted.rollout(
+        "waived", policyDigest=digest, type="Rollback", requestedBy="ann", allowUncertified=True
+    )
+    promoted.after(1).settle()
+    assert promoted.of_rollout("waived").is_true(names.READY)
+
+
+def test_a_waived_policy_serves_without_certificate_until_harm(
+    world: World, good: Document
+) -> None:
+    world.policy("good", good, certified=False)
+    world.rollout("ramp", "good", allowUncertified=True, requestedBy="rita")
+    world.guards("Pass")
+    for _ in range(3):
+        world.settle().after(16)
+    world.settle().after(2).approve("ramp")
+    world.settle()
+    assert not is_dense(world) and world.of_model.intended.waived
+    assert not world.of_model.is_true(names.CERTIFIED) and not degraded(world)
+    harmful(world.after(5))
+    world.settle()
+    assert is_dense(world) and degraded(world)
+
+
+def test_a_deleted_policy_takes_its_certificate_with_it(promoted: World) -> None:
+    del promoted.objects["AdaptivePolicy", "good"]
+    promoted.after(1).settle()
+    assert is_dense(promoted) and degraded(promoted)
+    assert "is gone" in promoted.of_model.condition(names.CERTIFIED).message
+
+
+def test_harm_during_a_canary_changes_stable_and_leaves_the_candidate(
+    promoted: World, other: Document
+) -> None:
+    promoted.policy("other", other)
+    promoted.rollout("ramp", "other")
+    promoted.guards("NotEnoughEvidence")
+    promoted.settle()
+    harmful(promoted.after(5))
+    promoted.settle()
+    assert is_dense(promoted) and promoted.assignment["candidate"] is not None
+    promoted.guards("Fail")
+    promoted.after(1).settle()
+    assert promoted.of_rollout("ramp").phase == "RolledBack" and is_dense(promoted)
+
+
+def test_a_covariate_alarm_raises_the_audit_rate_until_it_is_judged(promoted: World) -> None:
+    assert promoted.assignment["auditRate"] == "0.02"
+    promoted.tuning("alarm", reason="CovariateDrift")
+    promoted.after(1).settle()
+    assert promoted.assignment["auditRate"] == "0.2"
+    assert promoted.of_model.condition(names.DRIFTED).reason == Reason.COVARIATE_DRIFT
+    promoted.report_drift("alarm", "Harmless")
+    promoted.after(1).settle()
+    assert promoted.assignment["auditRate"] == "0.02"
+    assert promoted.of_model.condition(names.DRIFTED).reason == Reason.HARMLESS
+    assert not is_dense(promoted), "covariate drift alone changes no policy"
+
+
+@pytest.mark.parametrize("field", ["audits", "rollout"])
+def test_a_changed_rate_or_lease_reaches_the_workers(world: World, field: str) -> None:
+    change = {"audits": {"rate": "0.05"}, "rollout": {"leaseSeconds": 9}}[field]
+    world.model(**{field: change})
+    world.after(1).settle()
+    key, value = {"audits": ("auditRate", "0.05"), "rollout": ("leaseSeconds", 9)}[field]
+    assert world.assignment[key] == value and world.assignment["epoch"] == 2
+
+
+def test_a_lost_assignment_is_made_again_behind_the_newest_known_epoch(promoted: World) -> None:
+    epoch = promoted.assignment["epoch"]
+    del promoted.objects["PolicyAssignment", "router"]
+    promoted.after(1).settle()
+    assert promoted.assignment["epoch"] > epoch
+    assert promoted.assignment["stable"]["digest"] == promoted.of_model.intended.digest
