@@ -1,8 +1,9 @@
-"""`trimwheel bench serving`: the encoder against `transformers`, and early exits against full depth.
+"""`trimwheel bench serving`: the encoder against `transformers`, and early exits against full
+depth.
 
 Trains (or finds) a model, certifies one threshold at 1 % disagreement, tests it once on texts that
-chose nothing, and times the contenders of `trimwheel_workers.bench_serving` in interleaved rounds. The
-default corpus needs no file; ``--data`` takes a folder with CLINC150's `data_full.json`.
+chose nothing, and times the contenders of `trimwheel_workers.bench_serving` in interleaved rounds.
+The default corpus needs no file; ``--data`` takes a folder with CLINC150's `data_full.json`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from trimwheel_pipelines.replay import ReplayRecords
 from trimwheel_workers.fitting.recipe import Recipe, TrainingSet
 
 if TYPE_CHECKING:
-    from trimwheel_workers.model.artifact import LoadedModel
+    from trimwheel_workers.model.artifact import Dtype, LoadedModel
 
 EPSILON, DELTA = 0.01, 0.1
 DATA_FILE = "data_full.json"
@@ -51,7 +52,7 @@ class Workload:
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32")
 @output_option
 def command(
-    data: Path | None, seed: int, batch: str, rounds: int, dtype: str, output: str
+    data: Path | None, seed: int, batch: str, rounds: int, dtype: Dtype, output: str
 ) -> None:
     """Time one model three ways, on one thread and the same weights.
 
@@ -64,22 +65,20 @@ def command(
     emit(value, output, table=lambda: _table(value))
 
 
-def run(workload: Workload, batches: Sequence[int], rounds: int, dtype: str) -> dict[str, Any]:
+def run(workload: Workload, batches: Sequence[int], rounds: int, dtype: Dtype) -> dict[str, Any]:
     """Certify, test, check that all contenders agree, and time them."""
-    import torch
+
     from trimwheel_workers import bench_serving as timing
     from trimwheel_workers.model import artifact
 
-    torch.set_num_threads(1)
-    number = getattr(torch, dtype)
     exact = artifact.load(workload.trained.folder, workload.trained.digest)
-    model = artifact.load(workload.trained.folder, workload.trained.digest, dtype)  # type: ignore[arg-type]
+    model = artifact.load(workload.trained.folder, workload.trained.digest, dtype)
     weights = artifact.weights(workload.trained.folder)
     policy = certified.certify(_records(model, workload.calibration), EPSILON, DELTA)
     depths = (*model.config.exits, model.config.layers)
     tested = certified.apply(_records(model, workload.test), policy, depths)
     ids = model.tokenizer.encode(workload.test[:TIMED_TEXTS])
-    runs = timing.contenders(weights, model.encoder, policy, number)
+    runs = timing.contenders(weights, model.encoder, policy, dtype)
     timed = []
     for size in batches:
         note(f"timing batch {size}")
@@ -99,7 +98,7 @@ def run(workload: Workload, batches: Sequence[int], rounds: int, dtype: str) -> 
             "test": asdict(tested) | {"p_value": p_value(wrong, tested.texts, 1.0, EPSILON)},
         },
         "largest_probability_difference": timing.largest_difference(
-            weights, model.encoder, ids[:64], number
+            weights, model.encoder, ids[:64], dtype
         ),
         "batches": timed,
     }
@@ -127,25 +126,29 @@ def _folder_workload(folder: Path, seed: int) -> Workload:
     """
     data = _read(folder)
     classes = tuple(sorted({label for _, label in data["train"]}))
-    training_set = TrainingSet(
-        classes, [tuple(row) for row in data["train"]], [tuple(row) for row in data["val"]]
-    )
+    training_set = TrainingSet(classes, data["train"], data["val"])
     recipe = replace(Recipe(), epochs=FOLDER_EPOCHS)
-    trained = training.ensure_on(training_set, recipe, seed, [tuple(r) for r in data["test"]])
+    trained = training.ensure_on(training_set, recipe, seed, data["test"])
     texts = [text for text, _ in data["test"]]
     return Workload(folder.name, trained, texts[::2], texts[1::2])
 
 
-def _read(folder: Path) -> dict[str, list[list[str]]]:
+def _read(folder: Path) -> dict[str, list[tuple[str, str]]]:
     path = folder / DATA_FILE
     try:
-        data: dict[str, list[list[str]]] = json.loads(path.read_text("utf-8"))
+        data: dict[str, Any] = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise InvalidInput("--data", f"must hold a readable {DATA_FILE} ({error})", str(folder)) from error
+        raise InvalidInput(
+            "--data", f"must hold a readable {DATA_FILE} ({error})", str(folder)
+        ) from error
     missing = [name for name in ("train", "val", "test") if not data.get(name)]
     if missing:
-        raise InvalidInput("--data", f"{DATA_FILE} must hold lists {', '.join(missing)}", str(folder))
-    return data
+        raise InvalidInput(
+            "--data", f"{DATA_FILE} must hold lists {', '.join(missing)}", str(folder)
+        )
+    return {
+        name: [(text, label) for text, label in data[name]] for name in ("train", "val", "test")
+    }
 
 
 def _table(value: dict[str, Any]) -> str:
@@ -159,8 +162,9 @@ def _table(value: dict[str, Any]) -> str:
             rows.append([batch["batch"], f"{name} ms a request", f"{ms['median']:.3f}", spread, ""])
     policy, test = value["policy"], value["policy"]["test"]
     heading = (
-        f"{value['workload']}, {value['dtype']}, 1 thread: threshold {policy['threshold']:g} certified at "
-        f"{policy['epsilon']:.0%}; test disagreement {test['disagreement']:.2%} of {test['texts']} "
+        f"{value['workload']}, {value['dtype']}, 1 thread: threshold {policy['threshold']:g} "
+        f"certified at {policy['epsilon']:.0%}; "
+        f"test disagreement {test['disagreement']:.2%} of {test['texts']} "
         f"(p {test['p_value']:.3g}), cost {test['cost']:.3f}; largest difference from transformers "
         f"{value['largest_probability_difference']:.1e}"
     )

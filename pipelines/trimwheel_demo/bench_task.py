@@ -1,8 +1,9 @@
 """`trimwheel bench task`: does the demo's task have something to lose, over several seeds?
 
-For each seed: a freshly split corpus, its trained encoder (from the cache where it is there), one threshold
-certified on base traffic, and what that policy does before and after the drift. A task on which the
-worst policy hardly disagrees, or which a stale policy survives, would make the story meaningless.
+For each seed: a freshly split corpus, its trained encoder (from the cache where it is there), one
+threshold certified on base traffic, and what that policy does before and after the drift. A task on
+which the worst policy hardly disagrees, or which a stale policy survives, would make the story
+meaningless.
 """
 
 from __future__ import annotations

@@ -28,10 +28,11 @@ class Point:
 
 
 def certify(records: ReplayRecords, epsilon: float, delta: float) -> tuple[float, ...]:
-    """Thresholds, all equal, whose disagreement is at most ``epsilon`` with confidence 1 - ``delta``.
+    """Thresholds, all equal, whose disagreement is at most ``epsilon`` with confidence 1 -
+    ``delta``.
 
-    Walks from "never" down a grid fixed beforehand and stops at the first test that fails; without any
-    pass the answer is full depth.
+    Walks from "never" down a grid fixed beforehand and stops at the first test that fails; without
+    any pass the answer is full depth.
     """
     last = NEVER
     for threshold in np.linspace(1.0, 0.0, POINTS + 1):
@@ -43,7 +44,8 @@ def certify(records: ReplayRecords, epsilon: float, delta: float) -> tuple[float
 
 
 def apply(records: ReplayRecords, thresholds: tuple[float, ...], depths: tuple[int, ...]) -> Point:
-    """Disagreement and cost of ``thresholds``; ``depths`` [E + 1] are layers, the last is full depth."""
+    """Disagreement and cost of ``thresholds``; ``depths`` [E + 1] are layers, the last is full
+    depth."""
     taken = exits_taken(records.scores, thresholds)
     layers: npt.NDArray[np.int64] = np.asarray(depths)[taken]
     wrong = losses(records, thresholds)

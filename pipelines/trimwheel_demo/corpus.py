@@ -1,20 +1,21 @@
 """Two-line snippets of Python's own standard library: the demo's training data and its traffic.
 
 The task is "which package does this snippet come from?". Nothing is downloaded: the source is found
-through ``sysconfig`` and is the same on a bare Debian 12 and on a build from source (packages that a
-distribution splits off are used when they are there).
+through ``sysconfig`` and is the same on a bare Debian 12 and on a build from source (packages that
+a distribution splits off are used when they are there).
 
 Files are cut into short sections, and pools never share a section:
 
 * ``train``     overlapping snippets for the weights;
 * ``score``     for the learned agreement scores;
 * ``heldout``   base traffic: other sections of the packages that were trained on;
-* ``comments``  drifted traffic: comments from modules that no class was trained on. It has no labels,
-  and needs none: quality is agreement with the full model.
+* ``comments``  drifted traffic: comments from modules that no class was trained on. It has no
+  labels, and needs none: quality is agreement with the full model.
 
-Base traffic is code without comment lines. Measured on this task, that and the short sections are what gives a
-policy something to lose: with whole files and comments in training, a policy certified at 1.5 % disagreed 2.2 % after
-the drift, since its confidence fell with its quality; with code in short sections 3.8 %.
+Base traffic is code without comment lines. Measured on this task, that and the short sections are
+what gives a policy something to lose: with whole files and comments in training, a policy certified
+at 1.5 % disagreed 2.2 % after the drift, since its confidence fell with its quality; with code in
+short sections 3.8 %.
 
 The training recipe and the load generator call this module. It knows no tokens and no model.
 """
@@ -98,7 +99,8 @@ class Corpus:
         unknown = sorted(set(mix) - set(self.pools))
         if unknown or not mix or min(mix.values()) < 0 or sum(mix.values()) <= 0:
             raise ValueError(
-                f"mix must give weights of known pools {sorted(self.pools)}, one above 0; got {mix!r}"
+                f"mix must give weights of known pools {sorted(self.pools)}, one above 0; "
+                f"got {mix!r}"
             )
         rng = random.Random(seed)
         names, weights = list(mix), list(mix.values())

@@ -3,10 +3,11 @@
     python -m trimwheel_demo.training --seed 0            # train, or say where the cached model is
     python -m trimwheel_demo.training --seed 0 --is-cached  # exit 0 when it is there, 1 when not
 
-The stage that registers the model calls `ensure`; the set-up runs this module while other things build.
-How to fit is the workers' business (`trimwheel_workers.fitting`); this module brings the corpus, measures the
-result on held-out snippets, and keeps the cache. A trained folder appears whole or not at all; an interrupted
-training goes on from its last checkpoint; of two trainers at the same time one waits.
+The stage that registers the model calls `ensure`; the set-up runs this module while other things
+build. How to fit is the workers' business (`trimwheel_workers.fitting`); this module brings the
+corpus, measures the result on held-out snippets, and keeps the cache. A trained folder appears
+whole or not at all; an interrupted training goes on from its last checkpoint; of two trainers at
+the same time one waits.
 """
 
 from __future__ import annotations

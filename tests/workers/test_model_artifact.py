@@ -1,4 +1,5 @@
-"""The artifact on disk: whole, checked before it is parsed, and the same model after a round trip."""
+"""The artifact on disk: whole, checked before it is parsed, and the same model after a round
+trip."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from trimwheel_api.errors import DigestMismatch
 from trimwheel_workers.model import artifact
 from trimwheel_workers.model.config import EncoderConfig

@@ -1,4 +1,5 @@
-"""The encoder's fast paths against its slow reference, and the exit decision against the contract's."""
+"""The encoder's fast paths against its slow reference, and the exit decision against the
+contract's."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import random
 
 import pytest
 import torch
+
 from trimwheel_api.decide import NEVER, decide
 from trimwheel_workers.model import kernels
 from trimwheel_workers.model.config import EncoderConfig, Signature

@@ -1,14 +1,16 @@
 """The same weights in `transformers`' BERT classes: the opponent of the serving benchmark.
 
-Every layer of our encoder is BERT's, except the mixture; there BERT's own layer is kept and its dense
-net replaced by our expert block in eager form (ordinary linear layers). So both compute the same function,
-which the benchmark checks before it times anything. Needs `transformers`; serving never imports this.
+Every layer of our encoder is BERT's, except the mixture; there BERT's own layer is kept and its
+dense net replaced by our expert block in eager form (ordinary linear layers). So both compute the
+same function, which the benchmark checks before it times anything. Needs `transformers`; serving
+never imports this.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +37,8 @@ class BertTwin:
         longest = max(map(len, texts))
         ids = torch.tensor([[*text, *[0] * (longest - len(text))] for text in texts])
         mask = torch.tensor([[1] * len(text) + [0] * (longest - len(text)) for text in texts])
-        return self.model(input_ids=ids, attention_mask=mask).logits.float().softmax(-1)
+        logits: Tensor = self.model(input_ids=ids, attention_mask=mask).logits
+        return logits.float().softmax(-1)
 
 
 class _ExpertBlock(nn.Module):
@@ -49,7 +52,7 @@ class _ExpertBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """All tokens, padding included: BERT's classes know no better."""
         fed, _ = self.mixture(x.flatten(0, 1), self.signature)
-        return fed.view_as(x)
+        return cast(Tensor, fed).view_as(x)
 
 
 def _build(encoder: Encoder) -> BertForSequenceClassification:
@@ -81,7 +84,7 @@ def _build(encoder: Encoder) -> BertForSequenceClassification:
     return model
 
 
-def _copy_layer(ours: Layer, theirs: nn.Module, signature: Signature) -> None:
+def _copy_layer(ours: Layer, theirs: Any, signature: Signature) -> None:
     attention = theirs.attention
     weights = ours.attention.qkv.weight.chunk(3)
     biases = ours.attention.qkv.bias.chunk(3)
@@ -101,7 +104,7 @@ def _copy_layer(ours: Layer, theirs: nn.Module, signature: Signature) -> None:
     _copy(ours.feed.down, theirs.output.dense)
 
 
-def _copy(ours: nn.Module, theirs: nn.Module) -> None:
+def _copy(ours: nn.Module, theirs: Any) -> None:
     """Same names in both: weight, and bias where there is one."""
     for name, value in ours.named_parameters():
         getattr(theirs, name).copy_(value)

@@ -1,10 +1,10 @@
 """Time the encoder in process: `transformers` BERT, own dense, own adaptive, on the same weights.
 
-`measure` runs the contenders in interleaved rounds over the same batches, so that a busy machine slows all
-alike, and ratios are taken round by round. Token ids go in, classes come out; tokenising costs all
-contenders the same and is left out. The command `trimwheel bench serving` (package `trimwheel_demo`, which has the
-corpus) trains, certifies a policy and calls this; requests through HTTP are measured elsewhere and
-added to the same report.
+`measure` runs the contenders in interleaved rounds over the same batches, so that a busy machine
+slows all alike, and ratios are taken round by round. Token ids go in, classes come out; tokenising
+costs all contenders the same and is left out. The command `trimwheel bench serving` (package
+`trimwheel_demo`, which has the corpus) trains, certifies a policy and calls this; requests through
+HTTP are measured elsewhere and added to the same report.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 
 from trimwheel_api.decide import NEVER
 from trimwheel_workers.bench_bert import BertTwin
+from trimwheel_workers.model.artifact import Dtype
 from trimwheel_workers.model.encoder import Encoder
 from trimwheel_workers.model.packing import pack
 
@@ -56,10 +57,11 @@ class Spread:
 
 
 def contenders(
-    trained: Encoder, served: Encoder, thresholds: Sequence[float], dtype: torch.dtype
+    trained: Encoder, served: Encoder, thresholds: Sequence[float], dtype: Dtype
 ) -> dict[str, Contender]:
-    """The three ways to answer; ``trained`` and ``served`` hold the same weights."""
-    twin = BertTwin(trained, dtype)
+    """The three ways to answer, on one thread; ``trained`` and ``served`` hold the same weights."""
+    torch.set_num_threads(1)
+    twin = BertTwin(trained, getattr(torch, dtype))
     signature = served.config.dense_signature
 
     def own(limits: Sequence[float]) -> Contender:
@@ -76,9 +78,9 @@ def contenders(
     return {BERT: twin.probabilities, DENSE: own(never), ADAPTIVE: own(list(thresholds))}
 
 
-def largest_difference(trained: Encoder, served: Encoder, texts: Texts, dtype: torch.dtype) -> float:
+def largest_difference(trained: Encoder, served: Encoder, texts: Texts, dtype: Dtype) -> float:
     """Largest difference of a winner's probability between the twin and the own full depth."""
-    theirs = BertTwin(trained, dtype).probabilities(texts)
+    theirs = BertTwin(trained, getattr(torch, dtype)).probabilities(texts)
     ours = served.full(pack(texts), served.config.dense_signature)
     picked = theirs.gather(1, ours.predictions[:, -1:])[:, 0]
     return float((picked - ours.probability).abs().max())

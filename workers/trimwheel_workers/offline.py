@@ -1,8 +1,8 @@
 """Evaluate a candidate over stored texts, away from serving.
 
-The tuner calls this for knobs that change hidden states (``Signature``): one call runs the model once
-over the texts and records every exit, after which thresholds are replayed for nothing. The full model
-that a candidate is compared with is the *dense* signature's last column.
+The tuner calls this for knobs that change hidden states (``Signature``): one call runs the model
+once over the texts and records every exit, after which thresholds are replayed for nothing. The
+full model that a candidate is compared with is the *dense* signature's last column.
 """
 
 from __future__ import annotations
@@ -38,14 +38,12 @@ def evaluate(
 ) -> Evaluation:
     """Run ``texts`` to full depth under ``signature``; raises ValueError without texts.
 
-    Texts are sorted by length first, which makes groups of equal length long; a row's result does not
-    depend on its batch mates.
+    Texts are sorted by length first, which makes groups of equal length long; a row's result does
+    not depend on its batch mates.
     """
     if not texts:
         raise ValueError("evaluate: needs one text or more, got none")
-    return evaluate_tokens(
-        model, model.tokenizer.encode(texts), signature, batch_size, score=score
-    )
+    return evaluate_tokens(model, model.tokenizer.encode(texts), signature, batch_size, score=score)
 
 
 def evaluate_tokens(

@@ -1,7 +1,7 @@
 """Fit the learned scores: for each exit, the probability that it agrees with full depth.
 
-L2-regularised logistic regression on texts that the weights never saw, in float64 by L-BFGS. No labels
-are used: the target is the model's own full-depth answer.
+L2-regularised logistic regression on texts that the weights never saw, in float64 by L-BFGS. No
+labels are used: the target is the model's own full-depth answer.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _logistic(
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
-    optimizer.step(closure)  # type: ignore[arg-type]
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
     fitted = parameters.detach()
     weight = fitted[:FEATURES] / scale
     bias = fitted[FEATURES:-1] + fitted[-1] - (weight * mean).sum()

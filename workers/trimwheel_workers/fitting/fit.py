@@ -29,14 +29,14 @@ def fit(
     """
     torch.set_num_threads(1)  # sums in one order, whatever the machine; twice as fast on a busy one
     torch.manual_seed(seed)
-    tokenizer = Tokenizer.train((text for text, _ in data.train), recipe.vocabulary, recipe.max_tokens)
+    tokenizer = Tokenizer.train(
+        (text for text, _ in data.train), recipe.vocabulary, recipe.max_tokens
+    )
     encoder = Encoder(config_of(data.classes, tokenizer, recipe))
     _initialise(encoder)
     labels = {name: index for index, name in enumerate(data.classes)}
     tokens = tokenizer.encode([text for text, _ in data.train])
-    examples = [
-        (ids, labels[label]) for ids, (_, label) in zip(tokens, data.train, strict=True)
-    ]
+    examples = [(ids, labels[label]) for ids, (_, label) in zip(tokens, data.train, strict=True)]
     train_weights(encoder, examples, recipe, seed, state=state, progress=progress)
     fit_agreement(encoder, tokenizer.encode([text for text, _ in data.score]))
     fit_second_router(encoder, tokens, recipe, seed)

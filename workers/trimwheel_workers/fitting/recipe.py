@@ -52,7 +52,8 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class TrainingSet:
-    """Labelled texts: ``train`` for weights, ``score`` (never trained on) for the learned scores."""
+    """Labelled texts: ``train`` for weights, ``score`` (never trained on) for the learned
+    scores."""
 
     classes: tuple[str, ...]
     train: Sequence[tuple[str, str]]

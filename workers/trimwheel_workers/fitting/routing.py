@@ -1,11 +1,11 @@
 """Fit the second router for one expert per token, with everything else frozen.
 
-For each token the frozen mixture gives the trained top-k output, and each expert alone misses it by some
-difference d. What that miss does to the answer is, to second order, the squared effect of d on
-the log-probability of a class drawn from the model itself (the Fisher metric), so one backward pass prices
-every expert for every token. Router B then minimises the expected price under its softmax: a smooth
-problem in a few hundred numbers, solved by L-BFGS. A router of nearest experts is no use: router A's
-first choice already is the nearest one for nearly every token.
+For each token the frozen mixture gives the trained top-k output, and each expert alone misses it by
+some difference d. What that miss does to the answer is, to second order, the squared effect of d on
+the log-probability of a class drawn from the model itself (the Fisher metric), so one backward pass
+prices every expert for every token. Router B then minimises the expected price under its softmax: a
+smooth problem in a few hundred numbers, solved by L-BFGS. A router of nearest experts is no use:
+router A's first choice already is the nearest one for nearly every token.
 
 Shapes: T tokens, D model, X experts.
 """
@@ -32,7 +32,7 @@ def fit_second_router(
 ) -> None:
     """Set router B of the mixture layer; ``tokens`` are training texts."""
     encoder.eval().requires_grad_(False)
-    mixture = encoder.layers[encoder.config.moe_layer - 1].mixture
+    mixture = encoder.mixture
     x, prices = _prices(encoder, mixture, tokens[: recipe.second_router_texts], seed)
     first, second = mixture.routers
     start = torch.cat((first.weight, first.bias.unsqueeze(1)), dim=1).detach()
@@ -98,5 +98,5 @@ def _least_price(x: Tensor, prices: Tensor, start: Tensor) -> Tensor:
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
-    optimizer.step(closure)  # type: ignore[arg-type]
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
     return router.detach()

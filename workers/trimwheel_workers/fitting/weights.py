@@ -1,8 +1,8 @@
 """Train the encoder: one joint loss over all exits, packed batches, bf16 products on the CPU.
 
-Batches are made of texts of similar length drawn at random, so that attention runs in few dense blocks.
-A checkpoint (safetensors, replaced atomically) is written after each epoch; a run that was interrupted
-goes on from it and ends at the same weights.
+Batches are made of texts of similar length drawn at random, so that attention runs in few dense
+blocks. A checkpoint (safetensors, replaced atomically) is written after each epoch; a run that was
+interrupted goes on from it and ends at the same weights.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def train_weights(
             signature = Signature(1, 0.0) if lone else encoder.config.dense_signature
             loss = _loss(encoder, batch, signature, recipe, routing)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
             optimizer.step()
             step += 1
@@ -80,7 +80,9 @@ def _loss(
     labels = torch.tensor([batch[row][1] for row in packed.order])
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits = encoder(packed, signature)
-    losses = [F.cross_entropy(x.float(), labels, label_smoothing=recipe.label_smoothing) for x in logits]
+    losses = [
+        F.cross_entropy(x.float(), labels, label_smoothing=recipe.label_smoothing) for x in logits
+    ]
     weighted = sum(w * x for w, x in zip(recipe.exit_weights, losses, strict=True))
     imbalance, entropy = routing.losses()
     routed = recipe.balance * imbalance + recipe.sharpness * entropy
@@ -91,17 +93,17 @@ class _RoutingProbe:
     """Watches the mixture layer's input to compute the router's losses."""
 
     def __init__(self, encoder: Encoder) -> None:
-        mixture = encoder.layers[encoder.config.moe_layer - 1].mixture
-        self._mixture = mixture
+        self._mixture = encoder.mixture
         self._top_k = encoder.config.default_top_k
         self._seen: Tensor | None = None
-        self._hook = mixture.register_forward_pre_hook(self._keep)
+        self._hook = self._mixture.register_forward_pre_hook(self._keep)
 
     def _keep(self, module: nn.Module, inputs: tuple[Tensor, object]) -> None:
         self._seen = inputs[0]
 
     def losses(self) -> tuple[Tensor, Tensor]:
-        """Load imbalance (Switch Transformer; 1 when even) and mean entropy of the choice (nats)."""
+        """Load imbalance (Switch Transformer; 1 when even) and mean entropy of the choice
+        (nats)."""
         assert self._seen is not None, "the mixture layer ran"
         probabilities = torch.softmax(self._mixture.logits(self._seen, 0.0), dim=-1)
         chosen = probabilities.topk(self._top_k, dim=-1).indices
@@ -130,14 +132,14 @@ def _schedule(done: float, warmup: float) -> float:
     return done / warmup if done < warmup else (1.0 - done) / (1.0 - warmup)
 
 
-def _batches(
-    examples: Sequence[Example], size: int, rng: random.Random
-) -> Iterator[list[Example]]:
+def _batches(examples: Sequence[Example], size: int, rng: random.Random) -> Iterator[list[Example]]:
     order = list(range(len(examples)))
     rng.shuffle(order)
     batches: list[list[int]] = []
     for start in range(0, len(order), size * SORTED_BATCHES):
-        chunk = sorted(order[start : start + size * SORTED_BATCHES], key=lambda i: len(examples[i][0]))
+        chunk = sorted(
+            order[start : start + size * SORTED_BATCHES], key=lambda i: len(examples[i][0])
+        )
         batches.extend(chunk[i : i + size] for i in range(0, len(chunk), size))
     rng.shuffle(batches)
     for batch in batches:

@@ -4,8 +4,8 @@
     tokenizer.json     the `tokenizers` library's format
     model.safetensors  weights, both routers, exit heads and learned scores
 
-The digest names the bytes of all three, so that a policy certified for one model cannot be served on
-another. The training recipe saves; the engine and the offline evaluation load.
+The digest names the bytes of all three, so that a policy certified for one model cannot be served
+on another. The training recipe saves; the engine and the offline evaluation load.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def load(
 ) -> LoadedModel:
     """Read a model and make it ready to serve in ``dtype``.
 
-    Raises ModelDigestMismatch when ``expected_digest`` names other bytes (checked before anything is
-    parsed), and ModelInvalid when a file is missing or does not fit.
+    Raises ModelDigestMismatch when ``expected_digest`` names other bytes (checked before anything
+    is parsed), and ModelInvalid when a file is missing or does not fit.
     """
     path = Path(folder)
     digest = digest_of(path)
@@ -103,7 +103,9 @@ def load(
             (path / TOKENIZER_FILE).read_text("utf-8"), config.max_tokens
         )
     except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ModelInvalid("model.uri", f"must hold a loadable model ({error})", str(path)) from error
+        raise ModelInvalid(
+            "model.uri", f"must hold a loadable model ({error})", str(path)
+        ) from error
     return LoadedModel(
         encoder.serving(getattr(torch, dtype)),
         tokenizer,

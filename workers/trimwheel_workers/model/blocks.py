@@ -1,8 +1,9 @@
-"""One transformer layer: attention, then a feed-forward net or a mixture of experts (post-norm, as BERT).
+"""One transformer layer: attention, then a feed-forward net or a mixture of experts (post-norm, as
+BERT).
 
-Every layer can run in two ways that agree to rounding: ``forward`` on all tokens, and ``peek`` on each
-row's first token alone. The exit heads read only that token, so an exit is decided by a peek, and
-only the rows that go on pay for the layer.
+Every layer can run in two ways that agree to rounding: ``forward`` on all tokens, and ``peek`` on
+each row's first token alone. The exit heads read only that token, so an exit is decided by a peek,
+and only the rows that go on pay for the layer.
 
 Shapes: T tokens, N rows, D model, H heads, K = D / H, F inner width, X experts, k chosen experts.
 """
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trimwheel_workers.model.config import EncoderConfig, Signature
-from trimwheel_workers.model.kernels import Linear, first_token_attention, packed_attention
+from trimwheel_workers.model.kernels import Linear, Modules, first_token_attention, packed_attention
 from trimwheel_workers.model.packing import Group
 
 NORM_EPSILON = 1e-12  # BERT's
@@ -65,17 +66,17 @@ class FeedForward(nn.Module):
 class Experts(nn.Module):
     """Mixture of experts: each token visits the k experts its router likes best; none is dropped.
 
-    Gate weights are the softmax over the *chosen* experts' logits (they sum to one), in training and
-    at every k, so k = 1 gives its expert the weight 1. Router logits blend router A (trained with the
-    model) and router B (fitted afterwards for k = 1).
+    Gate weights are the softmax over the *chosen* experts' logits (they sum to one), in training
+    and at every k, so k = 1 gives its expert the weight 1. Router logits blend router A (trained
+    with the model) and router B (fitted afterwards for k = 1).
     """
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        self.routers = nn.ModuleList(
+        self.routers: Modules[nn.Linear] = Modules(
             nn.Linear(config.dim, config.experts) for _ in range(config.routers)
         )
-        self.experts = nn.ModuleList(
+        self.experts: Modules[FeedForward] = Modules(
             FeedForward(config.dim, config.expert_feed_forward) for _ in range(config.experts)
         )
 
@@ -92,7 +93,7 @@ class Experts(nn.Module):
         gates = torch.softmax(top, dim=-1).to(x.dtype)
         slots = chosen.flatten().argsort(stable=True)  # token-expert pairs, expert by expert
         counts = torch.bincount(chosen.flatten(), minlength=len(self.experts)).tolist()
-        routed = x.index_select(0, slots // signature.top_k).split(counts)
+        routed = torch.split(x.index_select(0, slots // signature.top_k), counts)
         done = torch.cat(
             [expert(part) for expert, part in zip(self.experts, routed, strict=True) if len(part)]
         )

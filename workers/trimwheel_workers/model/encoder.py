@@ -4,8 +4,9 @@
 * ``full`` and ``full_steps``  audits and offline evaluation: every exit's score and prediction;
 * ``forward``     training: logits at every exit, with gradients.
 
-All three share weights, layers and heads. The serving engine calls the first two, ``trimwheel_workers.
-offline`` the second, the training recipe the third. Nothing here knows policies, arms or requests.
+All three share weights, layers and heads. The serving engine calls the first two,
+``trimwheel_workers. offline`` the second, the training recipe the third. Nothing here knows
+policies, arms or requests.
 
 Shapes: N rows, T tokens, D model, C classes, E exits, X experts.
 """
@@ -19,10 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from trimwheel_workers.model import scores
-from trimwheel_workers.model.blocks import NORM_EPSILON, Layer
+from trimwheel_workers.model.blocks import NORM_EPSILON, Experts, Layer
 from trimwheel_workers.model.config import EncoderConfig, Signature
 from trimwheel_workers.model.exits import Heads, Rows, starts_of
-from trimwheel_workers.model.kernels import prepack
+from trimwheel_workers.model.kernels import Modules, prepack
 from trimwheel_workers.model.packing import PackedBatch, pack
 
 __all__ = ["Encoder", "FullOutcome", "Outcome", "PackedBatch", "Signature", "pack"]
@@ -60,7 +61,7 @@ class Encoder(nn.Module):
         self.tokens = nn.Embedding(config.vocabulary, config.dim)
         self.positions = nn.Embedding(config.max_tokens, config.dim)
         self.embedding_norm = nn.LayerNorm(config.dim, eps=NORM_EPSILON)
-        self.layers = nn.ModuleList(
+        self.layers: Modules[Layer] = Modules(
             Layer(config, mixture=number == config.moe_layer)
             for number in range(1, config.layers + 1)
         )
@@ -69,14 +70,25 @@ class Encoder(nn.Module):
         self._exit_after = {layer: index for index, layer in enumerate(config.exits)}
         self._score_tables: list[tuple[list[float], list[float]]] | None = None
 
+    @property
+    def mixture(self) -> Experts:
+        """The one mixture-of-experts block."""
+        mixture = self.layers[self.config.moe_layer - 1].mixture
+        assert mixture is not None, "the config names the mixture's layer"
+        return mixture
+
+    @property
+    def below(self) -> list[Layer]:
+        """All layers but the last, which only ever runs for first tokens."""
+        return list(self.layers)[:-1]
+
     def serving(self, dtype: torch.dtype = torch.float32) -> Encoder:
-        """Freeze for inference: layers in ``dtype`` on prepacked weights; heads and routers fp32."""
+        """Freeze for inference: layers in ``dtype`` on prepacked weights; heads and routers
+        fp32."""
         self.eval().requires_grad_(False)
         for part in (self.tokens, self.positions, self.embedding_norm, self.layers):
             part.to(dtype)
-        for layer in self.layers:
-            if layer.mixture is not None:
-                layer.mixture.routers.float()
+        self.mixture.routers.float()
         prepack(self.layers)
         self._score_tables = self.learned.tables()
         return self
@@ -95,9 +107,9 @@ class Encoder(nn.Module):
     ) -> Outcome:
         """Answer each row at its first exit whose score reaches the row's threshold.
 
-        ``thresholds`` [N, E] in the caller's order, or a list of E floats for all rows. ``depth_cap``
-        int64 [N] is the index of the latest exit to answer at (E: no cap). Scores lie in [0, 1];
-        a threshold above 1 means never.
+        ``thresholds`` [N, E] in the caller's order, or a list of E floats for all rows.
+        ``depth_cap`` int64 [N] is the index of the latest exit to answer at (E: no cap). Scores lie
+        in [0, 1]; a threshold above 1 means never.
         """
         if batch.rows == 1 and not isinstance(thresholds, Tensor):
             cap = len(self.config.exits) if depth_cap is None else int(depth_cap[0])
@@ -114,7 +126,7 @@ class Encoder(nn.Module):
         self, rows: Rows, used: list[bool], signature: Signature, score: str, answers: _Answers
     ) -> None:
         """Run layer after layer; rows leave at exits, the rest at the end."""
-        for number, layer in enumerate(self.layers[:-1], start=1):
+        for number, layer in enumerate(self.below, start=1):
             index = self._exit_after.get(number)
             peek = index is not None and used[index] and len(rows.x) >= PEEK_TOKENS
             if not peek:
@@ -158,7 +170,7 @@ class Encoder(nn.Module):
         exits = len(self.config.exits)
         earlier: list[int] = []
         visits = torch.zeros(self.config.experts, dtype=torch.int64)
-        for number, layer in enumerate(self.layers[:-1], start=1):
+        for number, layer in enumerate(self.below, start=1):
             x, chosen = layer(x, batch.groups, signature)
             if chosen is not None:
                 visits += torch.bincount(chosen.flatten().cpu(), minlength=self.config.experts)
@@ -197,7 +209,7 @@ class Encoder(nn.Module):
         with torch.inference_mode():
             rows = self._rows(batch, (0.0,) * len(self.config.exits), None)
         columns: list[Tensor] = []
-        for number, layer in enumerate(self.layers[:-1], start=1):
+        for number, layer in enumerate(self.below, start=1):
             with torch.inference_mode():
                 rows.x, _ = layer(rows.x, rows.groups, signature)
                 index = self._exit_after.get(number)
@@ -222,7 +234,7 @@ class Encoder(nn.Module):
         x = self._embed(batch)
         starts = batch.offsets[:-1].long()
         logits: list[Tensor] = []
-        for number, layer in enumerate(self.layers[:-1], start=1):
+        for number, layer in enumerate(self.below, start=1):
             x, _ = layer(x, batch.groups, signature)
             if (index := self._exit_after.get(number)) is not None:
                 logits.append(self.heads.at_exit(index, x.index_select(0, starts)))

@@ -1,8 +1,9 @@
 """Exit heads, and the rows still under way in an adaptive batch.
 
-``Heads`` turns a row's first token into class logits at every exit and at full depth. ``Rows`` is the
-shrinking batch: when rows answer early, the rest are compacted so that deeper layers compute nothing
-for those that left. The decision equals ``trimwheel_api.decide.decide`` (tested); the encoder calls both.
+``Heads`` turns a row's first token into class logits at every exit and at full depth. ``Rows`` is
+the shrinking batch: when rows answer early, the rest are compacted so that deeper layers compute
+nothing for those that left. The decision equals ``trimwheel_api.decide.decide`` (tested); the
+encoder calls both.
 
 Shapes: N rows, T tokens, D model, C classes, E exits.
 """
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from trimwheel_workers.model.config import EncoderConfig
+from trimwheel_workers.model.kernels import Modules
 from trimwheel_workers.model.packing import Group, groups_of
 from trimwheel_workers.model.scores import Judged
 
@@ -26,7 +28,9 @@ class Heads(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         classes = len(config.classes)
-        self.exits = nn.ModuleList(nn.Linear(config.dim, classes) for _ in config.exits)
+        self.exits: Modules[nn.Linear] = Modules(
+            nn.Linear(config.dim, classes) for _ in config.exits
+        )
         self.pooler = nn.Linear(config.dim, config.dim)
         self.classifier = nn.Linear(config.dim, classes)
 
@@ -58,7 +62,8 @@ class Rows:
         return self.x.index_select(0, self.starts)
 
     def leaving(self, exit_index: int, judged: Judged) -> Tensor:
-        """Which rows answer here: bool [N]. A score that is not a number never reaches a threshold."""
+        """Which rows answer here: bool [N]. A score that is not a number never reaches a
+        threshold."""
         leave = judged.score.double() >= self.thresholds[:, exit_index]
         return leave if self.caps is None else leave | (self.caps <= exit_index)
 

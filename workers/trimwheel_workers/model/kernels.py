@@ -1,16 +1,18 @@
 """What depends on the processor: matrix products on prepacked weights, and packed attention.
 
-``Linear`` is an ordinary ``nn.Linear`` until ``prepack`` is called; then it calls oneDNN with a weight
-that was laid out once, about twice as fast in fp32 on one CPU thread as the default, and fuses the
-GELU. The op is private to torch, so this file is its only user, and falls back to ``F.linear`` where
-it is missing. Attention runs one SDPA call for each group of rows of equal length: no padding, no mask.
+``Linear`` is an ordinary ``nn.Linear`` until ``prepack`` is called; then it calls oneDNN with a
+weight that was laid out once, about twice as fast in fp32 on one CPU thread as the default, and
+fuses the GELU. The op is private to torch, so this file is its only user, and falls back to
+``F.linear`` where it is missing. Attention runs one SDPA call for each group of rows of equal
+length: no padding, no mask.
 
 Shapes: T tokens, N rows, D model, H heads, K = D / H.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Generic, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +31,19 @@ def has_onednn() -> bool:
     )
 
 
+M = TypeVar("M", bound=nn.Module)
+
+
+class Modules(nn.ModuleList, Generic[M]):
+    """``nn.ModuleList`` whose members have a type."""
+
+    def __iter__(self) -> Iterator[M]:
+        return cast(Iterator[M], super().__iter__())
+
+    def __getitem__(self, index: int) -> M:  # type: ignore[override]
+        return cast(M, super().__getitem__(index))
+
+
 class Linear(nn.Linear):
     """``nn.Linear`` with an optional fused GELU and an optional prepacked weight for inference."""
 
@@ -38,7 +53,8 @@ class Linear(nn.Linear):
         self._packed: Tensor | None = None
 
     def prepack(self) -> None:
-        """Lay the weight out for oneDNN; later changes of ``weight`` are not seen. No-op without it."""
+        """Lay the weight out for oneDNN; later changes of ``weight`` are not seen. No-op without
+        it."""
         if has_onednn() and self.weight.device.type == "cpu":
             self._packed = torch.ops.mkldnn._reorder_linear_weight(
                 self.weight.detach(), PREPACK_ROWS
@@ -77,7 +93,7 @@ def _grouped_attention(qkv: Tensor, groups: Sequence[Group], heads: int) -> Tens
     width = qkv.shape[1] // 3
     parts = []
     # One split, not a slice a group: the backward of a slice fills a whole gradient with zeros.
-    blocks = qkv.split([group.rows * group.length for group in groups])
+    blocks = torch.split(qkv, [group.rows * group.length for group in groups])
     for group, block in zip(groups, blocks, strict=True):
         dense = block.view(group.rows, group.length, 3, heads, -1)
         q, k, v = dense.permute(2, 0, 3, 1, 4).unbind(0)  # each [n, H, L, K]
@@ -86,17 +102,19 @@ def _grouped_attention(qkv: Tensor, groups: Sequence[Group], heads: int) -> Tens
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def first_token_attention(query: Tensor, x: Tensor, groups: Sequence[Group], scale: float) -> Tensor:
+def first_token_attention(
+    query: Tensor, x: Tensor, groups: Sequence[Group], scale: float
+) -> Tensor:
     """Attention of each row's first token over its row, on the layer's *input*.
 
-    ``query`` [N, H, D] is the query already multiplied by the key projection of its head, so neither
-    keys nor values of the other tokens are ever computed. ``x`` [T, D] -> [N, H, D], the weighted
-    mean of the inputs for each head; the caller applies the value projection.
+    ``query`` [N, H, D] is the query already multiplied by the key projection of its head, so
+    neither keys nor values of the other tokens are ever computed. ``x`` [T, D] -> [N, H, D], the
+    weighted mean of the inputs for each head; the caller applies the value projection.
     """
     heads, width = query.shape[1], query.shape[2]
     parts = []
-    blocks = x.split([group.rows * group.length for group in groups])
-    queries = query.split([group.rows for group in groups])
+    blocks = torch.split(x, [group.rows * group.length for group in groups])
+    queries = torch.split(query, [group.rows for group in groups])
     for group, block, q in zip(groups, blocks, queries, strict=True):
         dense = block.view(group.rows, group.length, width)
         weights = torch.softmax(torch.bmm(q, dense.transpose(1, 2)) * scale, dim=-1)

@@ -1,8 +1,8 @@
 """Texts of different lengths in one batch without padding.
 
 Rows are stored shortest first, so that rows of one length lie side by side and attention can view
-them as a dense block. ``order`` leads back to the caller's order; everything that the encoder returns
-is in the caller's order. Called by the engine, the offline evaluation and the training.
+them as a dense block. ``order`` leads back to the caller's order; everything that the encoder
+returns is in the caller's order. Called by the engine, the offline evaluation and the training.
 """
 
 from __future__ import annotations

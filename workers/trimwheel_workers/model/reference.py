@@ -1,7 +1,8 @@
 """The encoder again, slow and plain: padded batch, explicit attention, a loop over experts.
 
-Only tests and benchmarks call it: every fast path of the model must agree with it. It shares the weights of an
-``Encoder`` but none of its forward code: no packing, no peeking, no prepacked weights, no compaction.
+Only tests and benchmarks call it: every fast path of the model must agree with it. It shares the
+weights of an ``Encoder`` but none of its forward code: no packing, no peeking, no prepacked
+weights, no compaction.
 
 Shapes: N rows, L longest row, D model, H heads, K = D / H, C classes, E exits, X experts.
 """

@@ -1,12 +1,13 @@
 """How sure an exit is of its answer: one number in [0, 1] for each row, higher is surer.
 
-``learned`` estimates the probability that this exit agrees with full depth, by a logistic regression
-for each exit, fitted after training on snippets that the weights never saw. The others need no fitting:
-``maxProb``, ``margin`` (best less second probability), ``entropy`` (1 - normalised entropy).
+``learned`` estimates the probability that this exit agrees with full depth, by a logistic
+regression for each exit, fitted after training on snippets that the weights never saw. The others
+need no fitting: ``maxProb``, ``margin`` (best less second probability), ``entropy`` (1 - normalised
+entropy).
 
-Shapes: N rows, C classes, E exits, 4 features (probability, log-odds margin, entropy, agreement with
-earlier exits). ``judge`` serves batches, ``judge_one`` one row in Python floats, which at batch 1 is
-faster than a dozen tiny tensor ops; they agree to rounding (tested).
+Shapes: N rows, C classes, E exits, 4 features (probability, log-odds margin, entropy, agreement
+with earlier exits). ``judge`` serves batches, ``judge_one`` one row in Python floats, which at
+batch 1 is faster than a dozen tiny tensor ops; they agree to rounding (tested).
 """
 
 from __future__ import annotations

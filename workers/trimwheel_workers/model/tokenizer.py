@@ -1,7 +1,7 @@
 """Text to token ids: byte-level BPE by the `tokenizers` library, trained on the task's own texts.
 
-Every text begins with ``[CLS]``, whose final state the exit heads read. Byte-level pieces mean that no
-input is unknown. The file `tokenizer.json` is the library's own format.
+Every text begins with ``[CLS]``, whose final state the exit heads read. Byte-level pieces mean that
+no input is unknown. The file `tokenizer.json` is the library's own format.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 # One thread: the library's pool would fight the engine for its core. Read at the first encoding.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from tokenizers import Tokenizer as Library  # noqa: E402
-from tokenizers import decoders, models, pre_tokenizers, processors, trainers  # noqa: E402
+from tokenizers import Tokenizer as Library
+from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 CLS = "[CLS]"
 
@@ -30,8 +30,8 @@ class Tokenizer:
     def train(cls, texts: Iterable[str], vocabulary: int, max_tokens: int) -> Tokenizer:
         """Learn at most ``vocabulary`` pieces from ``texts``."""
         library = Library(models.BPE())
-        library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
-        library.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+        library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        library.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=vocabulary,
             special_tokens=[CLS],
@@ -39,7 +39,7 @@ class Tokenizer:
             show_progress=False,
         )
         library.train_from_iterator(texts, trainer)
-        library.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
+        library.post_processor = processors.TemplateProcessing(
             single=f"{CLS} $A", special_tokens=[(CLS, library.token_to_id(CLS))]
         )
         return cls(library, max_tokens)
@@ -55,12 +55,12 @@ class Tokenizer:
 
     def to_json(self) -> str:
         """The library's JSON; equal tokenizers give equal bytes."""
-        return self._library.to_str(pretty=False)
+        return str(self._library.to_str(pretty=False))
 
     @property
     def vocabulary(self) -> int:
         """Number of ids."""
-        return self._library.get_vocab_size()
+        return int(self._library.get_vocab_size())
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, at least one (``[CLS]``)."""
