@@ -162,10 +162,12 @@ def free_port() -> int:
 def start_worker(
     tiny_model: tuple[Path, str], tmp_path: Path
 ) -> Iterator[Callable[..., WorkerProcess]]:
-    """Starts a worker (camelCase fields of WorkerConfig may be given) and waits until it is ready."""
+    """Starts a worker (with camelCase fields of WorkerConfig) and waits until it is ready."""
     started: list[WorkerProcess] = []
 
-    def start(value: dict[str, Any], *, wait: bool = True, **fields: Any) -> WorkerProcess:
+    def start(
+        value: dict[str, Any], *, wait: bool = True, notice: str = "200ms", **fields: Any
+    ) -> WorkerProcess:
         model, digest = tiny_model
         port = free_port()
         config = {
@@ -177,7 +179,7 @@ def start_worker(
             "TRIMWHEEL_WORKER": json.dumps(config | fields),
             "TRIMWHEEL_BIND": "127.0.0.1",
             "TRIMWHEEL_RECORD_AGE": "500ms",
-            "TRIMWHEEL_DRAIN_NOTICE": "200ms",
+            "TRIMWHEEL_DRAIN_NOTICE": notice,
             "TRIMWHEEL_ASSIGNMENT_FILE": str(tmp_path / "assignment.json"),
             "OMP_NUM_THREADS": "1",
         }

@@ -134,12 +134,15 @@ def test_requests_in_flight_when_the_engine_dies_get_503(start_worker: Start, ma
 async def test_a_drain_answers_what_is_in_flight_and_stores_every_record(
     start_worker: Start, make: Any
 ) -> None:
-    worker = start_worker(make.assignment(1, DENSE, auditRate="1"), keepInputs=True)
+    worker = start_worker(make.assignment(1, DENSE, auditRate="1"), notice="3s", keepInputs=True)
     running = asyncio.create_task(load(worker.url, 100, 0.6, make.body("import os")))
-    await asyncio.sleep(0.55)
-    code = await asyncio.to_thread(worker.stop)
-    assert code == 0, worker.log()
-    answered = [body for status, _, body in await running if status == 200]
+    await asyncio.sleep(0.3)
+    stopping = asyncio.create_task(asyncio.to_thread(worker.stop, 30.0))
+    await asyncio.sleep(0.1)
+    assert not worker.ready(), "routers are told first"
+    ended = await running
+    assert await stopping == 0, worker.log()
+    answered = [body for status, _, body in ended if status == 200]
     assert len(answered) == 60, worker.log()
     rows = [row for path in worker.records.glob("*.parquet") for row in
             pq.read_table(path).to_pylist()]  # fmt: skip
@@ -147,22 +150,6 @@ async def test_a_drain_answers_what_is_in_flight_and_stores_every_record(
     assert {row["text"] for row in rows} == {"import os"}
     assert all(row["u"] < row["propensity"] == 1.0 for row in rows)
     assert sum(parse_segment_name(p.name)[4] for p in worker.records.glob("*.parquet")) == 0
-
-
-async def test_audits_do_not_delay_answers(start_worker: Start, make: Any) -> None:
-    async def median(audit_rate: str) -> float:
-        worker = start_worker(make.assignment(1, DENSE, auditRate=audit_rate))
-        await load(worker.url, 60, 1.0, make.body("import os"))
-        ended = await load(worker.url, 60, 3.0, make.body("import os"))
-        assert all(status == 200 for status, *_ in ended)
-        audits = worker.metric("trimwheel_audits_total")
-        assert (audits > 100) is (audit_rate == "1")
-        worker.stop()
-        return sorted(latency for _, latency, _ in ended)[len(ended) // 2]
-
-    without, with_audits = await median("0"), await median("1")
-    # A chunk of audits as a whole takes longer than this on any machine that is as busy.
-    assert with_audits < 2 * without + 0.010, f"{without=} {with_audits=}"
 
 
 def test_parity_holds_and_every_record_can_be_replayed(start_worker: Start, make: Any) -> None:
@@ -221,19 +208,20 @@ def test_an_unsupported_policy_is_refused_and_the_last_good_one_serves(
 
 def test_a_silent_operator_ends_the_canary(start_worker: Start, make: Any) -> None:
     candidate = make.policy("0.6", "0.55", "0.5")
-    worker = start_worker(make.assignment(1, DENSE, candidate, weight=10_000, leaseSeconds=3))
+    worker = start_worker(make.assignment(1, DENSE))
+    worker.assign(make.assignment(2, DENSE, candidate, weight=10_000, leaseSeconds=5))
 
     def arm() -> str:
         told: str = worker.infer("x").json()["parameters"]["trimwheel_arm"]
         return told
 
-    assert arm() == "candidate"
-    worker.wait(lambda: arm() == "stable", 6)
+    worker.wait(lambda: arm() == "candidate", 4)
+    worker.wait(lambda: arm() == "stable", 10)
     assert worker.metric("trimwheel_tripwire_total", reason="LeaseExpired") == 1
     worker.assign(
-        make.assignment(1, DENSE, candidate, weight=10_000, leaseSeconds=3, renewals=1)
+        make.assignment(2, DENSE, candidate, weight=10_000, leaseSeconds=5, renewals=1)
     )
-    worker.wait(lambda: arm() == "candidate", 3)
+    worker.wait(lambda: arm() == "candidate", 4)
 
 
 def test_another_digest_than_configured_ends_the_worker(start_worker: Start, make: Any) -> None:
@@ -255,8 +243,9 @@ def test_without_an_assignment_it_is_not_ready_and_from_disk_it_is(
     again.stop()
     (first.folder / "state" / "assignment.json").unlink()
     never = start_worker({"spec": {}}, wait=False)
-    never.wait(lambda: "is loading" in never.log() or "model sha256" in never.log())
-    assert not never.ready() and never.client.get("/v2/health/live").status_code == 200
+    never.wait(lambda: never.client.get("/v2/health/live").status_code == 200)
+    never.wait(lambda: bool(never.client.get("/v2").json()["device"]))
+    assert not never.ready(), "a model alone does not make it ready"
 
 
 def test_an_engine_never_outlives_its_front(start_worker: Start, make: Any) -> None:

@@ -34,7 +34,7 @@ class Settings:
     """Reads the assignment from this file instead of the API server."""
     record_age: float = 5.0
     """Seconds after which records are stored, full segment or not."""
-    drain_notice: float = 1.0
+    drain_notice: float = 2.0
     """Seconds between "not ready" and refusing connections: routers need a moment to notice."""
 
 
