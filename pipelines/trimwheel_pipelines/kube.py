@@ -85,29 +85,25 @@ class Objects:
         return _read(kind, made)
 
     def write_status(self, observed: ResourceT, status: BaseModel) -> ResourceT:
-        """Replace the status of the object as it was read.
+        """Write the status of the object as it was read.
 
-        Raises Conflict when it changed or was made anew meanwhile; None of it is written then.
+        Raises Conflict when it changed or was made anew meanwhile; nothing of it is written then.
         """
         kind = type(observed)
         body = {
-            "apiVersion": names.API_VERSION,
-            "kind": kind.__name__,
             "metadata": {
-                "name": observed.metadata.name,
-                "namespace": observed.metadata.namespace,
                 "uid": observed.metadata.uid,
                 "resourceVersion": observed.metadata.resource_version,
             },
-            "spec": dump(observed.spec),
             "status": dump(status),
         }
         with _translated():
-            made = self._custom.replace_namespaced_custom_object_status(
+            made = self._custom.patch_namespaced_custom_object_status(
                 *_where(kind, observed.metadata.namespace),
                 observed.metadata.name,
                 body,
                 field_manager=FIELD_MANAGER,
+                _content_type="application/merge-patch+json",
                 **_WAIT,
             )
         return _read(kind, made)

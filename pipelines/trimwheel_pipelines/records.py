@@ -148,9 +148,13 @@ class RecordReader:
             raise Unavailable(f"record store {self.root}: {error}") from error
         return sorted(filter(None, map(_segment, names)), key=lambda s: (s.started, s.path))
 
-    def read_new(self) -> AuditRecords:
-        """What arrived since the last call."""
-        fresh = [segment for segment in self.segments() if segment.key not in self.seen]
+    def read_new(self, since: float = 0.0, limit: int | None = None) -> AuditRecords:
+        """What arrived since the last call, of segments that started at `since` or later.
+
+        At most `limit` segments, oldest first: a long history is read over several calls.
+        """
+        fresh = [s for s in self.segments() if s.key not in self.seen and s.started >= since]
+        fresh = fresh[:limit]
         records = self._read(fresh)
         self.seen.update(segment.key for segment in fresh)
         return records

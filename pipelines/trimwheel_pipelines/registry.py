@@ -21,6 +21,7 @@ from trimwheel_api import names
 from trimwheel_api.errors import Unavailable
 from trimwheel_api.policy import Policy
 from trimwheel_pipelines.knobs import Params
+from trimwheel_pipelines.settings import Settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -243,3 +244,10 @@ class Registry:
 
 def _trial_name(trial: Trial) -> str:
     return f"trial-{trial.number:03d}"
+
+
+def registry_of(settings: Settings) -> Registry | None:
+    """The MLflow that the chart names, or None when it names none."""
+    if not settings.mlflow_tracking_uri:
+        return None
+    return Registry(settings.mlflow_tracking_uri, settings.mlflow_link)

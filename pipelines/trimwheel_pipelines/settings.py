@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from trimwheel_api import names
 from trimwheel_api.errors import SpecInvalid
+from trimwheel_api.values import seconds
 
 LOCAL_RAY = "local"
 
@@ -63,6 +64,9 @@ class Settings:
     interval: float = 3.0
     """Seconds between two passes of the watch loop."""
 
+    scrape_interval: float = 15.0
+    """Seconds between two scrapes of a worker: telemetry cannot be finer."""
+
     @property
     def mlflow_link(self) -> str:
         """Root of links into MLflow's pages."""
@@ -94,22 +98,23 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> Settings:
         bind=text("TRIMWHEEL_BIND", usual.bind),
         port=_integer(environ, "TRIMWHEEL_PORT", usual.port),
         model_cache=text("TRIMWHEEL_MODEL_CACHE", usual.model_cache),
-        interval=_number(environ, "TRIMWHEEL_LOOP_INTERVAL", usual.interval),
+        interval=_span(environ, "TRIMWHEEL_LOOP_INTERVAL", usual.interval),
+        scrape_interval=_span(environ, "TRIMWHEEL_SCRAPE_INTERVAL", usual.scrape_interval),
     )
 
 
-def _integer(environ: Mapping[str, str], name: str, default: int) -> int:
-    value = _number(environ, name, float(default))
-    if value != int(value) or value < 1:
-        raise SpecInvalid(name, "must be a whole number, 1 or more", environ.get(name))
-    return int(value)
-
-
-def _number(environ: Mapping[str, str], name: str, default: float) -> float:
+def _span(environ: Mapping[str, str], name: str, default: float) -> float:
     text = environ.get(name, "")
     if not text:
         return default
     try:
-        return float(text)
+        return seconds(text) if text[-1:].isalpha() else float(text)
     except ValueError as error:
-        raise SpecInvalid(name, "must be a number", text) from error
+        raise SpecInvalid(name, "must be a duration such as 30s", text) from error
+
+
+def _integer(environ: Mapping[str, str], name: str, default: int) -> int:
+    text = environ.get(name, "") or str(default)
+    if not text.isdecimal() or int(text) < 1:
+        raise SpecInvalid(name, "must be a whole number, 1 or more", text)
+    return int(text)
