@@ -23,7 +23,9 @@ Object = dict[str, Any]
 REFRESH = 20.0
 """Seconds between looks at tokens, ConfigMaps and Secrets of a running pod."""
 DEFAULT_GRACE = 30
-SETUP_RETRY = 1.0
+FIRST_RETRY, LAST_RETRY = 0.1, 2.0
+"""Seconds between tries to set up. The first ones are quick and silent: the API server's node
+authorizer learns of a new pod's ConfigMaps a moment after the node does."""
 SETTLE, SETTLE_TURNS = 0.02, 25
 
 
@@ -150,14 +152,17 @@ class PodWorker:
 
     async def _set_up(self) -> None:
         """Write the volumes; waits for what is missing, saying what it is."""
+        delay = FIRST_RETRY
         while True:
             try:
                 await self.preparation.write_volumes()
                 return
             except ConfigError as error:
-                self._wait("CreateContainerConfigError", f"volumes: {error}")
-                self._say("Warning", "FailedMount", str(error))
-            await asyncio.sleep(SETUP_RETRY)
+                if delay > 2 * FIRST_RETRY:
+                    self._wait("CreateContainerConfigError", f"volumes: {error}")
+                    self._say("Warning", "FailedMount", str(error))
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, LAST_RETRY)
 
     async def _refresh(self) -> None:
         """Renew tokens and follow changes of ConfigMaps and Secrets, as long as the pod runs."""
