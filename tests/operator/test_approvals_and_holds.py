@@ -135,6 +135,24 @@ def test_a_hold_is_honoured_until_a_newer_approval_lifts_it(waiting: World) -> N
     assert waiting.of_rollout("ramp").phase == "Promoted"
 
 
+def test_the_approval_that_lifted_a_hold_does_not_promote_within_the_same_second(
+    world: World, good: Document
+) -> None:
+    steps = [{"weight": "0%", "hold": "0s"}, {"weight": "50%", "hold": "0s"}]
+    world.model(rollout={"steps": steps})
+    world.policy("good", good)
+    world.rollout("ramp", "good")
+    world.guards("Pass")
+    world.settle().after(2)
+    world.break_glass()
+    world.after(3).settle()
+    world.after(3).approve("ramp")
+    for _ in range(6):
+        world.after(0.01).settle()
+    assert not world.assignment["hold"]
+    assert world.of_rollout("ramp").phase == "AwaitingApproval"
+
+
 def test_a_hold_does_not_disarm_the_rollback(waiting: World) -> None:
     waiting.break_glass()
     waiting.after(1).settle()
