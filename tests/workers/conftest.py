@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from trimwheel_api.policy import Policy, parse_policy
 
 CLASSES = ("alpha", "beta", "gamma")
@@ -26,6 +27,7 @@ EXITS = (1, 2, 3)
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """(folder, digest) of a randomly initialised model of four layers and three exits."""
     import torch
+
     from trimwheel_workers.model import artifact
     from trimwheel_workers.model.config import EncoderConfig
     from trimwheel_workers.model.encoder import Encoder

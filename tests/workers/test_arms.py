@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from trimwheel_api.cohorts import cohort
 from trimwheel_api.errors import PolicyInvalid
 from trimwheel_api.kinds.policy_assignment import AssignedPolicy

@@ -1,7 +1,7 @@
 """The Kubernetes source and the Lease against an HTTP server that speaks the API server's part.
 
-The client library, its sockets and its credentials are real; only the server is small, so that it can
-misbehave on command. The same code runs against a real API server in the cluster tests.
+The client library, its sockets and its credentials are real; only the server is small, so that it
+can misbehave on command. The same code runs against a real API server in the cluster tests.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+
 from trimwheel_api import names
 from trimwheel_api.errors import Refused, Unavailable
 from trimwheel_api.policy import DENSE

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from trimwheel_api.errors import PolicyInvalid, Unavailable
 from trimwheel_api.kinds.policy_assignment import PolicyAssignmentSpec
 from trimwheel_api.policy import DENSE
@@ -21,7 +22,9 @@ from trimwheel_workers.assignment.store import Store
 POLICY = {"digest": DENSE.digest, "document": "{}"}
 
 
-def spec(epoch: int, renewals: int = 0, *, weight: int = 0, lease: int = 30) -> PolicyAssignmentSpec:
+def spec(
+    epoch: int, renewals: int = 0, *, weight: int = 0, lease: int = 30
+) -> PolicyAssignmentSpec:
     return PolicyAssignmentSpec.model_validate(
         {
             "epoch": epoch, "renewals": renewals, "stable": POLICY, "candidate": POLICY,
@@ -64,7 +67,9 @@ class Bench:
         self.applied.append(effective)
         candidate = effective.spec.candidate
         return Applied(
-            effective.spec.epoch, effective.spec.stable.digest, candidate.digest if candidate else ""
+            effective.spec.epoch,
+            effective.spec.stable.digest,
+            candidate.digest if candidate else "",
         )
 
     def acknowledge(self, said: Acknowledgement) -> None:

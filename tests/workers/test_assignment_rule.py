@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from trimwheel_api.kinds.policy_assignment import PolicyAssignmentSpec
 from trimwheel_api.policy import DENSE
 from trimwheel_workers.assignment.rule import CAUSE_HOLD, CAUSE_LEASE, News, Rule
@@ -12,7 +13,9 @@ from trimwheel_workers.assignment.rule import CAUSE_HOLD, CAUSE_LEASE, News, Rul
 POLICY = {"digest": DENSE.digest, "document": "{}"}
 
 
-def spec(epoch: int, renewals: int = 0, *, weight: int = 500, **fields: Any) -> PolicyAssignmentSpec:
+def spec(
+    epoch: int, renewals: int = 0, *, weight: int = 500, **fields: Any
+) -> PolicyAssignmentSpec:
     value = {
         "epoch": epoch, "renewals": renewals, "stable": POLICY, "candidate": POLICY,
         "weightBasisPoints": weight, "leaseSeconds": 30, **fields,

@@ -7,6 +7,7 @@ import struct
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from trimwheel_workers.engine.frames import MAX_FRAME, BrokenFrame, Decoder, Kind, encode
 
 JSON = st.recursive(

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from trimwheel_api.decide import decide
 from trimwheel_api.policy import DENSE, parse_policy
 from trimwheel_workers.arms import ModelShape, ResidentPolicy, Snapshot, resident
@@ -33,8 +34,8 @@ def model(tiny_model: tuple[Path, str]) -> LoadedModel:
 
 
 def snapshot(
-    shape: ModelShape, candidate: dict[str, Any] | None = None, *, version: int = 1, weight: int = 0,
-    stable: dict[str, Any] | None = None, salt: str = "salt",
+    shape: ModelShape, candidate: dict[str, Any] | None = None, *, version: int = 1, weight: int =
+    0, stable: dict[str, Any] | None = None, salt: str = "salt",
 ) -> Snapshot:  # fmt: skip
     policies = [
         resident(parse_policy(document or {}), shape) if document is not None else None
@@ -150,9 +151,7 @@ def test_rows_past_their_deadline_come_back_unserved(front: Front) -> None:
     assert {row[1] for row in front.rows(Kind.ANSWERS, 2).values()} == {Status.EXPIRED}
 
 
-def test_an_audit_judges_both_policies_against_full_depth(
-    front: Front, model: LoadedModel
-) -> None:
+def test_an_audit_judges_both_policies_against_full_depth(front: Front, model: LoadedModel) -> None:
     shape = front.runner.shape
     other = EXITING | {"moe": {"topK": 1, "routerBlend": "0.5"}}
     front.assign(snapshot(shape, other, weight=10_000, stable=EXITING))

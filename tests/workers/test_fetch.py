@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from trimwheel_api.errors import DigestMismatch, SpecInvalid, Unavailable
 from trimwheel_workers.fetch import allowed_prefixes, check_allowed, fetch_model
 from trimwheel_workers.model.artifact import load

@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from trimwheel_api.policy import DENSE
 from trimwheel_api.worker_config import WorkerConfig
 from trimwheel_workers.arms import ModelShape, Snapshot, resident

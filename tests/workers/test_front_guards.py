@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from trimwheel_api import metrics as table
 from trimwheel_workers.front.guards import REMEMBERED_POLICIES, Guards, SessionMemory
 from trimwheel_workers.front.metrics import WorkerMetrics
@@ -124,8 +125,10 @@ def test_the_slo_is_an_exact_bucket(slo: float) -> None:
 def test_series_that_evidence_is_read_from_begin_at_zero(evidence: Evidence) -> None:
     text = evidence.metrics.render().decode()
     wanted: list[Callable[[str], str]] = [
-        lambda arm: f'trimwheel_guard_trials_total{{arm="{arm}",digest="{BOTH[arm]}",'
-        'guard="parity",model="m"} 0.0',
+        lambda arm: (
+            f'trimwheel_guard_trials_total{{arm="{arm}",digest="{BOTH[arm]}",'
+            'guard="parity",model="m"} 0.0'
+        ),
         lambda arm: f'trimwheel_audits_total{{agree="false",arm="{arm}",model="m"}} 0.0',
         lambda arm: f'trimwheel_device_seconds_total{{arm="{arm}",model="m"}} 0.0',
     ]
@@ -138,5 +141,7 @@ def test_policies_are_shown_while_they_are_resident() -> None:
     metrics = WorkerMetrics("m", 0.25)
     metrics.show_policies(BOTH)
     metrics.show_policies({"stable": "sha256:b"})
-    lines = [li for li in metrics.render().decode().splitlines() if li.startswith("trimwheel_policy_i")]
+    lines = [
+        li for li in metrics.render().decode().splitlines() if li.startswith("trimwheel_policy_i")
+    ]
     assert lines == ['trimwheel_policy_info{arm="stable",digest="sha256:b",model="m"} 1.0']

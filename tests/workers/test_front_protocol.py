@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 import pytest
+
 from trimwheel_api.errors import RequestInvalid
 from trimwheel_workers.front import protocol
 from trimwheel_workers.front.protocol import InferenceRequest, TextAnswer

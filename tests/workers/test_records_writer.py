@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+
 from trimwheel_api.errors import Unavailable
 from trimwheel_api.records import COLUMNS, parse_segment_name
 from trimwheel_workers.records import segments, writer
@@ -60,7 +61,9 @@ class Store:
         return sorted(path.name for path in self.folder.glob("*.parquet"))
 
     def rows(self) -> list[dict[str, Any]]:
-        return [row for name in self.names() for row in pq.read_table(self.folder / name).to_pylist()]
+        return [
+            row for name in self.names() for row in pq.read_table(self.folder / name).to_pylist()
+        ]
 
 
 def test_a_segment_has_the_columns_of_the_contract(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from trimwheel_workers.engine.scheduler import Row, Scheduler
 
 MAX_WAIT = 0.002

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pyarrow.parquet as pq
 import pytest
+
 from trimwheel_api.cohorts import in_candidate
 from trimwheel_api.policy import DENSE
 from trimwheel_api.records import parse_segment_name
@@ -99,7 +100,9 @@ async def test_overload_is_answered_at_once_and_never_piles_up(
     assert max(refused) < 8.0, "while the engine did nothing"
 
 
-def test_a_killed_engine_is_replaced_and_nobody_waits_for_it(start_worker: Start, make: Any) -> None:
+def test_a_killed_engine_is_replaced_and_nobody_waits_for_it(
+    start_worker: Start, make: Any
+) -> None:
     worker = start_worker(make.assignment(3, DENSE, auditRate="1"))
     assert worker.infer("import os").status_code == 200
     dead = worker.engine_pid()
@@ -181,7 +184,10 @@ def test_parity_holds_and_every_record_can_be_replayed(start_worker: Start, make
         assert row["candidate_digest"] == candidate.digest
         served = row["arm"]
         assert row["digest"] == (stable if served == "stable" else candidate).digest
-        assert (row["exit"], row["prediction"]) == (row[f"{served}_exit"], row[f"{served}_prediction"])
+        assert (row["exit"], row["prediction"]) == (
+            row[f"{served}_exit"],
+            row[f"{served}_prediction"],
+        )
     assert {row["arm"] for row in rows} == {"stable", "candidate"}
     assert sum(row["first_in_session"] for row in rows) == 20
 
@@ -218,9 +224,7 @@ def test_a_silent_operator_ends_the_canary(start_worker: Start, make: Any) -> No
     worker.wait(lambda: arm() == "candidate", 4)
     worker.wait(lambda: arm() == "stable", 10)
     assert worker.metric("trimwheel_tripwire_total", reason="LeaseExpired") == 1
-    worker.assign(
-        make.assignment(2, DENSE, candidate, weight=10_000, leaseSeconds=5, renewals=1)
-    )
+    worker.assign(make.assignment(2, DENSE, candidate, weight=10_000, leaseSeconds=5, renewals=1))
     worker.wait(lambda: arm() == "candidate", 4)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from trimwheel_workers.tripwire import Tripwire
 
 # C / c: candidate-bearing batch failed / fine; S / s: stable-only batch failed / fine.

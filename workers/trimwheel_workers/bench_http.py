@@ -1,9 +1,9 @@
 """What a worker costs beyond its model: HTTP throughput and latency, and bookkeeping per request.
 
-`through_http` starts a real worker on a saved model and loads it with one asyncio client on the same
-machine, so client and server share its cores: figures to compare with each other, not with servers
-that have a machine of their own. `bookkeeping` times arms, metrics and records alone. Called by
-`trimwheel bench serving`, which has a model and texts.
+`through_http` starts a real worker on a saved model and loads it with one asyncio client on the
+same machine, so client and server share its cores: figures to compare with each other, not with
+servers that have a machine of their own. `bookkeeping` times arms, metrics and records alone.
+Called by `trimwheel bench serving`, which has a model and texts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import orjson
@@ -64,9 +63,7 @@ def through_http(
     with _worker(folder, digest, policy, audit_rate, dtype) as port:
         bodies = [_body(text) for text in texts]
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return [
-                runner.run(_closed_loop(port, bodies, count, seconds)) for count in connections
-            ]
+            return [runner.run(_closed_loop(port, bodies, count, seconds)) for count in connections]
 
 
 def bookkeeping(requests: int = 20_000, rounds: int = 7) -> dict[str, float]:

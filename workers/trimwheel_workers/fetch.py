@@ -1,7 +1,8 @@
 """Brings a model artifact from MLflow or any fsspec address into a folder; the worker's init step.
 
-Only addresses below an allowed prefix are touched: whoever may create an AdaptiveModel would otherwise
-make workers read whatever their account can. The digest is checked here, and again by the engine.
+Only addresses below an allowed prefix are touched: whoever may create an AdaptiveModel would
+otherwise make workers read whatever their account can. The digest is checked here, and again by the
+engine.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ def allowed_prefixes(environ: Mapping[str, str] = os.environ) -> tuple[str, ...]
 def check_allowed(uri: str, prefixes: Sequence[str]) -> None:
     """Raises SpecInvalid unless `uri` lies below a prefix.
 
-    A prefix ends at a boundary (`s3://models` does not allow `s3://models-of-others`), and an address
-    may not climb out of it.
+    A prefix ends at a boundary (`s3://models` does not allow `s3://models-of-others`), and an
+    address may not climb out of it.
     """
     climbs = any(part in ("..", "") for part in uri.partition(":")[2].strip("/").split("/"))
     below = any(uri == prefix or uri.startswith(_boundary(prefix)) for prefix in prefixes)
@@ -45,8 +46,8 @@ def check_allowed(uri: str, prefixes: Sequence[str]) -> None:
 def fetch_model(uri: str, digest: str, target: Path, prefixes: Sequence[str]) -> None:
     """Put the artifact's files into `target`.
 
-    Raises SpecInvalid for an address that is not allowed or holds no model, DigestMismatch for other
-    bytes, Unavailable when the store does not answer.
+    Raises SpecInvalid for an address that is not allowed or holds no model, DigestMismatch for
+    other bytes, Unavailable when the store does not answer.
     """
     check_allowed(uri, prefixes)
     target.mkdir(parents=True, exist_ok=True)

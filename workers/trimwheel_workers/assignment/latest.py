@@ -1,7 +1,7 @@
 """A thread that does the latest thing it was asked, and tries again until it worked or is outdated.
 
-Acknowledgements go through it: only the newest matters, an API server may be away, and the watch must
-not wait for either.
+Acknowledgements go through it: only the newest matters, an API server may be away, and the watch
+must not wait for either.
 """
 
 from __future__ import annotations

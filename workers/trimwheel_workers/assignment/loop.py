@@ -1,8 +1,9 @@
-"""The watch-and-arms loop: read the assignment, apply it, acknowledge it, end it when its lease ends.
+"""The watch-and-arms loop: read the assignment, apply it, acknowledge it, end it when its lease
+ends.
 
 The front runs one with its engine behind `apply`; `bench rollback` runs many without a model. Three
-threads: one blocks in the source, one applies (woken by news and by the lease's end), one acknowledges
-with retries. So neither a silent watch nor an absent API server delays a rollback.
+threads: one blocks in the source, one applies (woken by news and by the lease's end), one
+acknowledges with retries. So neither a silent watch nor an absent API server delays a rollback.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Where assignments come from: the protocol, and a file for tests, benches and life without a cluster.
+"""Where assignments come from: the protocol, and a file for tests, benches and life without a
+cluster.
 
 `kubernetes_source` is the implementation of production. A source only reports what it reads; what a
 reading means is `rule`'s.
@@ -69,7 +70,7 @@ def parse_spec(text: str | bytes) -> tuple[str, PolicyAssignmentSpec]:
 
 
 class FileSource:
-    """A JSON file that holds a PolicyAssignment, or its spec; looked at every `interval` seconds."""
+    """A JSON file with a PolicyAssignment, or its spec; looked at every `interval` seconds."""
 
     def __init__(self, path: Path, interval: float = 0.1) -> None:
         self._path = path

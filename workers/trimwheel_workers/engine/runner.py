@@ -1,7 +1,7 @@
 """Runs batches and audits on the model: the only serving module that touches tensors.
 
-The engine's loop calls `answer` for a batch and drives `audit_steps` a layer at a time. Policies come
-as numbers (`arms.ResidentPolicy`); requests, queues and sockets are the loop's.
+The engine's loop calls `answer` for a batch and drives `audit_steps` a layer at a time. Policies
+come as numbers (`arms.ResidentPolicy`); requests, queues and sockets are the loop's.
 """
 
 from __future__ import annotations

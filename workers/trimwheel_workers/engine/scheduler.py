@@ -35,7 +35,7 @@ class Batch:
 
 @dataclass(slots=True)
 class Scheduler:
-    """The queue. `key` of a row may change between calls (a policy swap); only batches freeze it."""
+    """The queue. A row's key may change between calls (a policy swap); a batch freezes it."""
 
     max_batch: int
     max_wait: float

@@ -1,4 +1,4 @@
-"""Small words of the wire that front and engine share: how a row ended, arms, why audits are lost."""
+"""Small words that front and engine share: how a row ended, arms, why audits are lost."""
 
 from __future__ import annotations
 

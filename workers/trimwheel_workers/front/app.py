@@ -1,7 +1,7 @@
 """HTTP: the Open Inference Protocol v2, probes and /metrics as a Starlette application.
 
-Called by `server`. Every error has the same body, `{"error": {field, rule, value, message}}`; what is
-the client's fault is a 4xx that names the field, what will pass is 429 or 503 with Retry-After.
+Called by `server`. Every error has the same body, `{"error": {field, rule, value, message}}`; what
+is the client's fault is a 4xx that names the field, what will pass is 429 or 503 with Retry-After.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Audits between answer and record: what the front knows of a request joins what the engine found.
 
 The engine keeps token ids and gives back scores and verdicts; id, session, latency and input stay
-here. Counts the disagreement and parity evidence and hands the record to the writer. Every audit that
-was chosen ends as a record or in the count of lost ones.
+here. Counts the disagreement and parity evidence and hands the record to the writer. Every audit
+that was chosen ends as a record or in the count of lost ones.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import logging
 import os
 import socket
 import sys
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from trimwheel_workers.arms import ModelShape
 from trimwheel_workers.engine.config import EngineConfig
@@ -152,7 +152,7 @@ class EngineClient:
         loop = asyncio.get_running_loop()
         ours.setblocking(False)
         transport, stream = await loop.create_unix_connection(lambda: _Stream(self), sock=ours)
-        self._transport = cast(asyncio.Transport, transport)
+        self._transport = transport
         self._transport.write(encode(Kind.CONFIG, self._config.to_wire()))
         try:
             return await process.wait()

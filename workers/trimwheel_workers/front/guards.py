@@ -1,7 +1,7 @@
 """Evidence for the rollout guards: trials and events, at most one of each a session and policy.
 
-Errors cluster in sessions, so requests are not independent trials; sessions nearly are. What was seen
-of a session is forgotten when another rollout's salt arrives (evidence is baselined for each
+Errors cluster in sessions, so requests are not independent trials; sessions nearly are. What was
+seen of a session is forgotten when another rollout's salt arrives (evidence is baselined for each
 rollout), and, oldest first, when there are too many sessions. A request without a session key is a
 session of its own. No I/O; counters are handed in.
 """
@@ -102,9 +102,7 @@ class Guards:
                 known.forget_sessions()
         for arm, digest in policies.items():
             former = self._policies.pop((arm, digest), None)
-            self._policies[arm, digest] = former or PolicyGuards(
-                self._metrics.guards(arm, digest)
-            )
+            self._policies[arm, digest] = former or PolicyGuards(self._metrics.guards(arm, digest))
         while len(self._policies) > 2 * REMEMBERED_POLICIES:
             arm, digest = next(iter(self._policies))
             del self._policies[arm, digest]

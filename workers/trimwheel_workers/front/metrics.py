@@ -1,4 +1,5 @@
-"""The worker's metrics registry, derived from `trimwheel_api.metrics`, with its hot children cached.
+"""The worker's metrics registry, derived from `trimwheel_api.metrics`, with its hot children
+cached.
 
 Children are made before their first event, so that every series starts at 0: evidence is read from
 raw counters. The request path only touches cached children (`.labels()` costs four times as much as

@@ -1,8 +1,8 @@
 """The Open Inference Protocol v2, as far as a text classifier needs it. Pure; no HTTP, no engine.
 
 One input `text` (BYTES, [n] or [n, 1]); outputs `label` (BYTES) and `probability` (FP32). With more
-than one text, or on request, `exit` and `layers` (INT32) say for each text where it was answered; the
-response `parameters` speak of the first text. No pydantic: this is the request path.
+than one text, or on request, `exit` and `layers` (INT32) say for each text where it was answered;
+the response `parameters` speak of the first text. No pydantic: this is the request path.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def parse(body: bytes, max_texts: int) -> InferenceRequest:
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise RequestInvalid("body", f"must be JSON ({error})", body[:64].decode(errors="replace")) \
-            from error  # fmt: skip
+        start = body[:64].decode(errors="replace")
+        raise RequestInvalid("body", f"must be JSON ({error})", start) from error
     if not isinstance(value, dict):
         raise RequestInvalid("body", "must be an object", value)
     request_id = value.get("id", "")

@@ -1,7 +1,7 @@
 """Runs a worker from start to drain: HTTP server, engine, assignment loop, record writer.
 
-Called by `python -m trimwheel_workers serve`. On SIGTERM: not ready, a moment for routers to notice,
-requests in flight answered, audits in hand finished, records stored, exit 0.
+Called by `python -m trimwheel_workers serve`. On SIGTERM: not ready, a moment for routers to
+notice, requests in flight answered, audits in hand finished, records stored, exit 0.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def _writer(
 
 
 def _seams(config: WorkerConfig, settings: Settings) -> tuple[AssignmentSource, Acknowledge]:
-    """Where assignments come from and go to: a file with the log, or the API server with a Lease."""
+    """Where assignments come from and go to: a file and the log, or the API server and a Lease."""
     if settings.assignment_file is not None:
         return FileSource(settings.assignment_file), lambda said: _LOG.info("in force: %s", said)
     # The client library takes half a second and 40 MB; a worker on a file does without.

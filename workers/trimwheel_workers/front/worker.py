@@ -1,7 +1,8 @@
 """One worker as its parts meet: requests, engine, policies, audits, records, readiness.
 
 `app` asks it to infer; the assignment loop (another thread) asks it to apply; the engine tells it
-what happened. Everything here runs on the event loop; only `apply_from_thread` is called from outside.
+what happened. Everything here runs on the event loop; only `apply_from_thread` is called from
+outside.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Delivers audit records in the background, and counts every one that cannot be.
 
-A thread of the front gathers records into segments by count or age. While the store is away segments
-wait in memory, up to a limit; beyond it new records are dropped, and the number travels in the name
-of the next segment, because missing audits weigh on a certificate. `close` delivers what is left.
+A thread of the front gathers records into segments by count or age. While the store is away
+segments wait in memory, up to a limit; beyond it new records are dropped, and the number travels in
+the name of the next segment, because missing audits weigh on a certificate. `close` delivers what
+is left.
 """
 
 from __future__ import annotations
