@@ -177,7 +177,7 @@ def test_resource_references_round_up(resource: str, divisor: str, wanted: str) 
 @pytest.mark.parametrize(
     ("text", "wanted"), [("1", 1), ("500m", 0.5), ("1Ki", 1024), ("2G", 2e9), ("1e3", 1000)]
 )
-def test_quantities(text: str, wanted: float) -> None:
+def test_quantities_are_read_as_the_api_server_reads_them(text: str, wanted: float) -> None:
     assert quantity(text) == wanted
 
 

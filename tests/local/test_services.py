@@ -58,7 +58,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], list[Any], list[tuple[str
 
 
 @pytest.mark.parametrize(("port", "spec", "pods", "wanted"), CASES.values(), ids=CASES.keys())
-def test_targets(
+def test_targets_are_the_ready_pods_of_a_service(
     port: dict[str, Any], spec: dict[str, Any], pods: list[Any], wanted: list[tuple[str, int]]
 ) -> None:
     assert targets(service(port, **spec), port, pods) == wanted

@@ -20,7 +20,7 @@ CASES = {
 
 
 @pytest.mark.parametrize(("batches", "trips"), CASES.values(), ids=CASES.keys())
-def test_trips(batches: str, trips: bool) -> None:
+def test_it_trips_on_three_bad_batches_of_five(batches: str, trips: bool) -> None:
     wire = Tripwire()
     tripped = False
     for batch in batches:
