@@ -122,6 +122,8 @@ class Cluster:
         folders = [str(folder) for folder in binaries.find().folders]
         found = {
             "KUBECONFIG": str(self.kubeconfig),
+            # kubectl would otherwise keep its discovery cache in ~/.kube.
+            "KUBECACHEDIR": str(self.layout.root / "kubectl-cache"),
             "PATH": os.pathsep.join([*folders, os.environ.get("PATH", os.defpath)]),
         }
         for name, variable in addons.URL_VARIABLES.items():
@@ -195,10 +197,11 @@ class Cluster:
         )
 
     def _run(self, name: str, *arguments: str, stdin: str | None = None) -> str:
+        cache = str(self.layout.root / "kubectl-cache")
         helm = {f"HELM_{kind}_HOME": str(self.layout.root / "helm") for kind in ("CACHE", "CONFIG")}
         done = subprocess.run(
             [str(binaries.find()[name]), *arguments],
-            env={**os.environ, **helm, "KUBECONFIG": str(self.kubeconfig)},
+            env={**os.environ, **helm, "KUBECONFIG": str(self.kubeconfig), "KUBECACHEDIR": cache},
             input=stdin,
             capture_output=True,
             text=True,

@@ -34,10 +34,10 @@ class Answer:
 class Kube:
     """One person's access."""
 
-    def __init__(self, kubeconfig: Path, namespace: str, path: str) -> None:
+    def __init__(self, kubeconfig: Path, namespace: str, path: str, cache: Path) -> None:
         self.kubeconfig = kubeconfig
         self.namespace = namespace
-        self._path = path
+        self._env = {"KUBECONFIG": str(kubeconfig), "PATH": path, "KUBECACHEDIR": str(cache)}
         api = config.new_client_from_config(config_file=str(kubeconfig))
         self._custom = client.CustomObjectsApi(api)
         self.core = client.CoreV1Api(api)
@@ -93,7 +93,7 @@ class Kube:
         """Run kubectl as this person."""
         done = subprocess.run(
             ["kubectl", *arguments],
-            env={**os.environ, "KUBECONFIG": str(self.kubeconfig), "PATH": self._path},
+            env={**os.environ, **self._env},
             input=stdin, capture_output=True, text=True, timeout=timeout,
         )  # fmt: skip
         return Answer(done.returncode == 0, done.stdout.strip(), done.stderr.strip())

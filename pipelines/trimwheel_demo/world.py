@@ -127,10 +127,10 @@ def bring_up(options: Options, places: Places, teller: Teller, report: Report) -
     prometheus = options.prometheus or env["PROMETHEUS_URL"]
     mlflow = options.mlflow or env["MLFLOW_TRACKING_URI"]
     teller.good(f"Prometheus {prometheus}   MLflow {mlflow}")
-    path = env["PATH"]
-    people = {name: Kube(cluster.kubeconfig_for(name), NAMESPACE, path) for name in ROLES}
+    path, cache = env["PATH"], places.demo / "kubectl-cache"
+    people = {name: Kube(cluster.kubeconfig_for(name), NAMESPACE, path, cache) for name in ROLES}
     world = World(
-        options, places, cluster, teller, report, Kube(cluster.kubeconfig, NAMESPACE, path),
+        options, places, cluster, teller, report, Kube(cluster.kubeconfig, NAMESPACE, path, cache),
         people, prometheus, mlflow, memory,
     )  # fmt: skip
     save_session(world)
@@ -241,6 +241,7 @@ def save_session(world: World) -> None:
     env = world.cluster.env()
     record = {
         "KUBECONFIG": env["KUBECONFIG"],
+        "KUBECACHEDIR": str(world.places.demo / "kubectl-cache"),
         "PATH": env["PATH"].removesuffix(os.pathsep + os.environ.get("PATH", os.defpath)),
         "TRIMWHEEL_NAMESPACE": NAMESPACE,
         "TRIMWHEEL_MODEL": MODEL,
