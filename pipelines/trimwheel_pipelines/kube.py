@@ -8,6 +8,7 @@ ends as a `Conflict`, never as an overwrite.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -28,6 +29,8 @@ from trimwheel_api.errors import (
     Unavailable,
 )
 from trimwheel_api.kinds import PLURALS, Resource, dump
+
+log = logging.getLogger(__name__)
 
 FIELD_MANAGER = "trimwheel-pipelines"
 TIMEOUT_SECONDS = 10.0
@@ -55,7 +58,10 @@ class Objects:
         return _read(kind, found)
 
     def list(self, kind: type[ResourceT], namespace: str = "") -> list[ResourceT]:
-        """All objects of a kind, in one namespace or everywhere, oldest first."""
+        """All objects of a kind, in one namespace or everywhere, oldest first.
+
+        One that this version cannot read is left out with a warning: the others are still right.
+        """
         with _translated():
             if namespace:
                 found = self._custom.list_namespaced_custom_object(
@@ -65,7 +71,7 @@ class Objects:
                 group, version, _, plural = _where(kind, "")
                 found = self._custom.list_cluster_custom_object(group, version, plural, **_WAIT)
         items = sorted(found["items"], key=lambda item: item["metadata"]["creationTimestamp"])
-        return [_read(kind, item) for item in items]
+        return [one for one in (_readable(kind, item) for item in items) if one is not None]
 
     def create(self, kind: type[ResourceT], metadata: dict[str, Any], spec: BaseModel) -> ResourceT:
         """Create an object in `metadata["namespace"]`.
@@ -166,6 +172,14 @@ def _read(kind: type[ResourceT], found: dict[str, Any]) -> ResourceT:
         raise SpecInvalid(
             f"{kind.__name__} {found['metadata']['name']} {field}", first["msg"], first.get("input")
         ) from error
+
+
+def _readable(kind: type[ResourceT], found: dict[str, Any]) -> ResourceT | None:
+    try:
+        return _read(kind, found)
+    except SpecInvalid as error:
+        log.warning("Left out: %s", error)
+        return None
 
 
 @contextmanager

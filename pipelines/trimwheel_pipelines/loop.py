@@ -13,7 +13,6 @@ ledger nothing is pruned. Each failure is counted and logged once until it ends.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -58,6 +57,7 @@ SEGMENTS_A_PASS = 500
 """Segments read of one model in one pass: a loop that starts on a long history catches up."""
 SLACK = 3600.0
 """A segment that began this long before a promotion may hold audits from after it."""
+API_SERVER = "API server"
 HANG_LIMIT = 180.0
 """Seconds without a pass after which the process counts as hung."""
 
@@ -91,21 +91,14 @@ class Loop:
     _ended: set[str] = field(default_factory=set)
     _user: str = ""
 
-    def run(self, interval: float, sleep: Callable[[float], None] = time.sleep) -> None:
-        """Pass for ever; an error ends a pass, never the loop."""
-        while True:
-            started = time.monotonic()
-            self.once()
-            sleep(max(0.0, interval - (time.monotonic() - started)))
-
     def once(self) -> None:
         """One pass over all models."""
         try:
             for view in self._views():
-                self._guard(f"model {view.subject}", partial(self.look_after, view))
-            self._recovered("API server")
+                self._guard("model", view, partial(self.look_after, view))
+            self._recovered(API_SERVER)
         except TrimwheelError as error:
-            self._failed("API server", error)
+            self._failed(API_SERVER, API_SERVER, error)
         finally:
             self.heartbeat.beat()
 
@@ -119,7 +112,7 @@ class Loop:
             log.info("%s: drift of TuningRun %s is %s.", view.subject, run.name, state.verdict)
             self._write_drift(run, state)
         self._count_ended(view)
-        if self._guard("ledger", lambda: self._copy_decisions(view)):
+        if self._guard("ledger", view, lambda: self._copy_decisions(view)):
             for old in prunable(view):
                 log.info(
                     "%s: removing %s %s, it is in the ledger.", view.subject, old.kind, old.name
@@ -127,8 +120,8 @@ class Loop:
                 self.objects.delete(old)
             if self.aliases is not None:
                 aliases = self.aliases
-                self._guard("MLflow", lambda: aliases.follow(view))
-        self._guard("retention", lambda: self._purge(view))
+                self._guard("MLflow", view, lambda: aliases.follow(view))
+        self._guard("retention", view, lambda: self._purge(view))
 
     # ------------------------------------------------------------------ reading
 
@@ -170,8 +163,8 @@ class Loop:
                 now = view.now.timestamp()
                 watched.telemetry.refresh(self.prometheus, watched.since, now)
 
-        readable = self._guard("record store", read)
-        self._guard("Prometheus", pull)
+        readable = self._guard("record store", view, read)
+        self._guard("Prometheus", view, pull)
         self._show_certificate(view)
         if not readable or watched.since is None:
             return _with(view, found)
@@ -277,30 +270,31 @@ class Loop:
             ends = instant(certificate.expires_at).timestamp()
             self.exposed.of(metrics.CERTIFICATE_EXPIRY, *key).set(ends)
 
-    def _guard(self, what: str, action: Callable[[], None]) -> bool:
+    def _guard(self, what: str, view: View, action: Callable[[], None]) -> bool:
         """Run a part of a pass; our own errors are counted and told, and the pass goes on."""
+        place = f"{view.subject}: {what}"
         try:
             action()
         except TrimwheelError as error:
-            self._failed(what, error)
+            self._failed(what, place, error)
             return False
         except Exception as error:
             # A defect in one model's part must not stop the watch over the others.
-            log.exception("Looking after %s failed.", what)
-            self._failed(what, error)
+            log.exception("%s failed.", place)
+            self._failed(what, place, error)
             return False
-        self._recovered(what)
+        self._recovered(place)
         return True
 
-    def _failed(self, what: str, error: Exception) -> None:
-        self.exposed.of(metrics.LOOP_ERRORS, what.split(" ")[0] if "/" in what else what).inc()
-        if self._failing.get(what) != str(error):
-            log.warning("%s: %s", what, error)
-        self._failing[what] = str(error)
+    def _failed(self, what: str, place: str, error: Exception) -> None:
+        self.exposed.of(metrics.LOOP_ERRORS, what).inc()
+        if place not in self._failing:
+            log.warning("%s: %s", place, error)
+        self._failing[place] = str(error)
 
-    def _recovered(self, what: str) -> None:
-        if self._failing.pop(what, None) is not None:
-            log.info("%s answers again.", what)
+    def _recovered(self, place: str) -> None:
+        if self._failing.pop(place, None) is not None:
+            log.info("%s works again.", place)
 
 
 def _with(view: View, found: dict[str, Any]) -> View:

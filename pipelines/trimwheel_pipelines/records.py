@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trimwheel_api.errors import Unavailable
+from trimwheel_api.errors import SpecInvalid, Unavailable
 from trimwheel_api.records import COLUMNS, parse_segment_name, segment_folder
 
 log = logging.getLogger(__name__)
@@ -240,7 +240,14 @@ class RecordReader:
             log.warning("Segment %s could not be moved: %s", segment.path, problem)
 
     def _open(self) -> tuple[Any, str]:
-        system, folder = fsspec.url_to_fs(segment_folder(self.root, self.namespace, self.model))
+        try:
+            system, folder = fsspec.url_to_fs(segment_folder(self.root, self.namespace, self.model))
+        except (ImportError, ValueError) as error:
+            raise SpecInvalid(
+                "records.uri", f"must be an fsspec address that can be opened ({error})", self.root
+            ) from error
+        except OSError as error:
+            raise Unavailable(f"record store {self.root}: {error}") from error
         # Object stores cache listings; a reader that polls must not.
         system.invalidate_cache()
         return system, str(folder)
