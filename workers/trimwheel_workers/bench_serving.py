@@ -1,10 +1,11 @@
 """Time the encoder in process: `transformers` BERT, own dense, own adaptive, on the same weights.
 
 `measure` runs the contenders in interleaved rounds over the same batches, so that a busy machine
-slows all alike, and ratios are taken round by round. Token ids go in, classes come out; tokenising
-costs all contenders the same and is left out. The command `trimwheel bench serving` (package
-`trimwheel_demo`, which has the corpus) trains, certifies a policy and calls this; requests through
-HTTP are measured elsewhere and added to the same report.
+slows all alike, and ratios are taken round by round. Times are CPU time of the one thread that
+computes: on an idle machine the same as wall time, on a shared one without the waiting. Token ids
+go in, classes come out; tokenising costs all contenders the same and is left out. The command
+`trimwheel bench serving` (package `trimwheel_demo`, which has the corpus) trains, certifies a
+policy and calls this; requests through HTTP are measured elsewhere and added to the same report.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def largest_difference(trained: Encoder, served: Encoder, texts: Texts, dtype: D
 def measure(
     runs: Mapping[str, Contender], texts: Texts, batch: int, rounds: int
 ) -> dict[str, list[float]]:
-    """Milliseconds a request of each contender, one figure a round, rounds interleaved."""
+    """CPU milliseconds a request of each contender, one figure a round, rounds interleaved."""
     batches = [texts[i : i + batch] for i in range(0, len(texts) - batch + 1, batch)]
     batches = batches[: max(1, REQUESTS_A_ROUND // batch)]
     names = list(runs)
@@ -98,10 +99,10 @@ def measure(
     gc.freeze()
     for turn in range(-1, rounds):  # the round before the first warms up
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            started = time.perf_counter()
+            started = time.thread_time()
             for part in batches:
                 runs[name](part)
-            spent = time.perf_counter() - started
+            spent = time.thread_time() - started
             if turn >= 0:
                 times[name].append(1000 * spent / (batch * len(batches)))
     gc.unfreeze()
