@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from trimwheel_demo import training
 from trimwheel_workers.fitting.recipe import Recipe, TrainingSet
 from trimwheel_workers.model import artifact
