@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from trimwheel_api.errors import InvalidInput
+from trimwheel_api.policy import parse_policy
+from trimwheel_api.values import decimal_string
 from trimwheel_console import emit, note, output_option, text_table
 from trimwheel_demo import certified, corpus, training
 from trimwheel_demo.training import Trained
@@ -50,11 +52,23 @@ class Workload:
 @click.option("--batch", default="1,8,32", show_default=True, help="Batch sizes.")
 @click.option("--rounds", default=15, show_default=True, help="Interleaved rounds.")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32")
+@click.option(
+    "--http-seconds",
+    default=5.0,
+    show_default=True,
+    help="Length of each load through HTTP; 0 leaves it out.",
+)
 @output_option
 def command(
-    data: Path | None, seed: int, batch: str, rounds: int, dtype: Dtype, output: str
+    data: Path | None,
+    seed: int,
+    batch: str,
+    rounds: int,
+    dtype: Dtype,
+    http_seconds: float,
+    output: str,
 ) -> None:
-    """Time one model three ways, on one thread and the same weights.
+    """Time one model three ways on one thread, then a worker through HTTP and its bookkeeping.
 
     \b
     trimwheel bench serving
@@ -62,6 +76,7 @@ def command(
     """
     workload = _corpus_workload(seed) if data is None else _folder_workload(data, seed)
     value = run(workload, [int(size) for size in batch.split(",")], rounds, dtype)
+    value |= through_worker(workload, value["policy"]["thresholds"], dtype, http_seconds)
     emit(value, output, table=lambda: _table(value))
 
 
@@ -92,6 +107,7 @@ def run(workload: Workload, batches: Sequence[int], rounds: int, dtype: Dtype) -
         "model": {"digest": exact.digest, **exact.metadata},
         "policy": {
             "threshold": policy[0],
+            "thresholds": list(policy),
             "epsilon": EPSILON,
             "delta": DELTA,
             "calibrated_on": len(workload.calibration),
@@ -102,6 +118,28 @@ def run(workload: Workload, batches: Sequence[int], rounds: int, dtype: Dtype) -
         ),
         "batches": timed,
     }
+
+
+def through_worker(
+    workload: Workload, thresholds: Sequence[float], dtype: str, seconds: float
+) -> dict[str, Any]:
+    """A real worker under load, with the certified policy, and what its bookkeeping costs."""
+    from trimwheel_workers.bench_http import bookkeeping, through_http
+
+    value: dict[str, Any] = {"bookkeeping_microseconds": bookkeeping(), "http": []}
+    if seconds > 0:
+        note("loading a worker through HTTP")
+        limits = [decimal_string(limit) for limit in thresholds]
+        policy = parse_policy({"exit": {"enabled": True, "thresholds": limits}})
+        value["http"] = through_http(
+            workload.trained.folder,
+            workload.trained.digest,
+            policy,
+            workload.test[:TIMED_TEXTS],
+            seconds=seconds,
+            dtype=dtype,
+        )
+    return value
 
 
 def _records(model: LoadedModel, texts: Sequence[str]) -> ReplayRecords:
@@ -160,6 +198,12 @@ def _table(value: dict[str, Any]) -> str:
         for name, ms in batch["ms_per_request"].items():
             spread = f"{ms['low']:.3f} .. {ms['high']:.3f}"
             rows.append([batch["batch"], f"{name} ms a request", f"{ms['median']:.3f}", spread, ""])
+    for loop in value["http"]:
+        figure = f"HTTP, {loop['connections']} connections: requests/s, p50 and p99 ms"
+        spread = f"{loop['p50_ms']:.1f} .. {loop['p99_ms']:.1f}"
+        rows.append(["", figure, f"{loop['requests_per_second']:.0f}", spread, ""])
+    cost = value["bookkeeping_microseconds"]["total"]
+    rows.append(["", "arms, metrics and records, microseconds a request", f"{cost:.1f}", "", 5])
     policy, test = value["policy"], value["policy"]["test"]
     heading = (
         f"{value['workload']}, {value['dtype']}, 1 thread: threshold {policy['threshold']:g} "
