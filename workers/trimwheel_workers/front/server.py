@@ -13,8 +13,6 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
-from types import ModuleType
-from typing import cast
 
 import uvicorn
 import uvloop
@@ -46,8 +44,6 @@ _SWITCH_SECONDS = 0.001
 def run(config: WorkerConfig, settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; the process's exit code."""
     sys.setswitchinterval(_SWITCH_SECONDS)
-    # pyarrow imports pandas wherever it is installed, for 50 MB of nothing that we use.
-    sys.modules.setdefault("pandas", cast(ModuleType, None))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_Serving(config, settings).serve())
 
