@@ -167,7 +167,7 @@ class Loop:
         self._guard("Prometheus", view, pull)
         self._show_certificate(view)
         if not readable or watched.since is None:
-            return _with(view, found)
+            return replace(view, **found)
         now = view.now.timestamp()
         settings = drift_settings(view.model)
         signals = [watched.audits.score_signal(), *watched.telemetry.signals()]
@@ -181,7 +181,7 @@ class Loop:
             z = newest_z(signal, settings.covariates, watched.since, now)
             if z is not None:
                 self.exposed.of(metrics.DRIFT_SIGNAL, *key, signal.name).set(z)
-        return _with(view, found | {"verdict": verdict})
+        return replace(view, **found, verdict=verdict)
 
     def _watch(self, view: View) -> Watched:
         """What was read of this model; anew when another policy became stable."""
@@ -295,7 +295,3 @@ class Loop:
     def _recovered(self, place: str) -> None:
         if self._failing.pop(place, None) is not None:
             log.info("%s works again.", place)
-
-
-def _with(view: View, found: dict[str, Any]) -> View:
-    return replace(view, **found)

@@ -242,7 +242,7 @@ START = datetime(2026, 11, 22, 10, 0, 0, tzinfo=UTC)
 SPEC: dict[str, Any] = {
     "objectives": {"maxDisagreement": "0.1"},
     "audits": {"inputs": "sampled"},
-    "tuning": {"searchRecords": 300, "certifyRecords": 300, "trials": 5, "timeout": "1m"},
+    "tuning": {"searchRecords": 300, "certifyRecords": 300, "trials": 3, "timeout": "1m"},
 }
 
 

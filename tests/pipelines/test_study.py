@@ -43,7 +43,7 @@ def search(audits: Audits, model: LoadedModel, model_ref: ModelRef) -> Search:
 
 @pytest.fixture(scope="module")
 def study(search: Search) -> Study:
-    return run_study(search, _space(search), INCUMBENT, 10, SerialExecutor())
+    return run_study(search, _space(search), INCUMBENT, 6, SerialExecutor())
 
 
 def _space(search: Search) -> dict[str, object]:
@@ -70,10 +70,10 @@ def test_the_incumbent_is_first_and_the_dense_model_second(study: Study) -> None
 
 
 def test_a_seed_gives_the_same_study_and_another_one_does_not(search: Search, study: Study) -> None:
-    again = run_study(search, _space(search), INCUMBENT, 10, SerialExecutor())
+    again = run_study(search, _space(search), INCUMBENT, 6, SerialExecutor())
     assert [t.params for t in again.trials] == [t.params for t in study.trials]
     assert [r.cost for r in again.results] == [r.cost for r in study.results]
-    other = run_study(replace(search, seed=8), _space(search), INCUMBENT, 10, SerialExecutor())
+    other = run_study(replace(search, seed=8), _space(search), INCUMBENT, 6, SerialExecutor())
     assert [t.params for t in other.trials] != [t.params for t in study.trials]
 
 
@@ -119,12 +119,12 @@ class Failing(SerialExecutor):
 
 
 def test_a_failed_trial_leaves_the_others_right(search: Search) -> None:
-    study = run_study(search, _space(search), DENSE, 8, Failing(bad=1))
+    study = run_study(search, _space(search), DENSE, 5, Failing(bad=1))
     assert study.trials[0].result is not None
     assert all(result.signature.top_k != 1 for result in study.results)
     assert {trial.failure for trial in study.trials if trial.result is None} <= {"OOM"}
-    with pytest.raises(TrimwheelError, match="all 8 trials failed: OOM"):
-        run_study(search, _space(search), DENSE, 8, Failing(bad=0))
+    with pytest.raises(TrimwheelError, match="all 4 trials failed: OOM"):
+        run_study(search, _space(search), DENSE, 4, Failing(bad=0))
 
 
 def test_a_missing_model_is_a_failed_trial_with_a_reason(search: Search) -> None:

@@ -24,7 +24,7 @@ def test_a_run_certifies_a_cheaper_policy_and_asks_for_its_rollout(
     assert stage.condition(names.READY) == ("True", "Succeeded")
     assert stage.condition(names.STALLED)[0] == stage.condition(names.RECONCILING)[0] == "False"
     assert status.phase == "Finished" and status.finished_at and status.started_at
-    assert status.search_records == 300 and status.trials_done == 5
+    assert status.search_records == 300 and status.trials_done == 3
     policy = stage.objects.get(AdaptivePolicy, "shop", status.policy)
     document = parse_policy(policy.spec.policy, exits=3, experts=3)
     assert document.digest == status.policy_digest == policy.spec.certificate.policy_digest
