@@ -28,7 +28,7 @@ class Recipe:
     moe_layer: int = 2
     experts: int = 4
     expert_feed_forward: int = 256
-    epochs: int = 4
+    epochs: int = 2
     batch: int = 64
     learning_rate: float = 1.2e-3
     warmup: float = 0.08
