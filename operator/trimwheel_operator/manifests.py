@@ -21,6 +21,8 @@ Json = dict[str, Any]
 GRACE_SECONDS = 30
 JOB_TTL_SECONDS = 3600
 MAX_LABEL = 63
+SCRATCH = "/var/run/trimwheel/scratch"
+"""Where a Job's libraries may write."""
 _STARTUP_PERIODS = 150
 _SLACK_SECONDS = 60
 """The Job's deadline lies this much behind the run's own, which ends with a reason."""
@@ -170,12 +172,7 @@ def _pod(model: AdaptiveModel, settings: Settings) -> Json:
     return {
         "serviceAccountName": names.worker_account(model.name),
         "terminationGracePeriodSeconds": GRACE_SECONDS,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": 65532,
-            "fsGroup": 65532,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": _unprivileged(),
         "volumes": [{"name": "model", "emptyDir": {}}, {"name": "state", "emptyDir": {}}],
         "initContainers": [_fetch(model, settings, mounts[:1])],
         "containers": [_worker(model, settings, mounts)],
@@ -254,6 +251,15 @@ def _from_field(name: str, path: str) -> Json:
     return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
 
 
+def _unprivileged() -> Json:
+    return {
+        "runAsNonRoot": True,
+        "runAsUser": 65532,
+        "fsGroup": 65532,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
 def _restricted() -> Json:
     return {
         "allowPrivilegeEscalation": False,
@@ -298,7 +304,10 @@ def tuning_job(run: TuningRun, timeout: str, settings: Settings) -> Json:
             *environment,
             _from_field("POD_NAME", "metadata.name"),
             _from_field("POD_IP", "status.podIP"),
+            {"name": "HOME", "value": SCRATCH},
+            {"name": "TMPDIR", "value": SCRATCH},
         ],
+        "volumeMounts": [{"name": "scratch", "mountPath": SCRATCH}],
         "securityContext": _restricted(),
     }
     return {
@@ -319,6 +328,8 @@ def tuning_job(run: TuningRun, timeout: str, settings: Settings) -> Json:
                     "serviceAccountName": names.PIPELINES_ACCOUNT,
                     "restartPolicy": "Never",
                     "terminationGracePeriodSeconds": GRACE_SECONDS,
+                    "securityContext": _unprivileged(),
+                    "volumes": [{"name": "scratch", "emptyDir": {}}],
                     "containers": [container],
                 },
             },

@@ -18,11 +18,11 @@ from trimwheel_api.values import seconds
 
 PASSED_TO_JOBS: Final = (
     "TRIMWHEEL_RELEASE_NAMESPACE", "TRIMWHEEL_RELEASE_NAME", "PROMETHEUS_URL",
-    "MLFLOW_TRACKING_URI", "MLFLOW_PUBLIC_URL", "TRIMWHEEL_RECORDS_URI", "TRIMWHEEL_LEDGER_URL",
+    "MLFLOW_TRACKING_URI", "MLFLOW_PUBLIC_URL", "TRIMWHEEL_RECORDS_URI",
     "TRIMWHEEL_RAY_ADDRESS", "TRIMWHEEL_RAY_CPUS", "TRIMWHEEL_ALLOWED_PREFIXES",
     "TRIMWHEEL_SCRAPE_INTERVAL", "TRIMWHEEL_MODEL_CACHE",
 )  # fmt: skip
-"""Variables of the operator's own that a TuningRun Job gets as they are."""
+"""Variables of the operator's own that a TuningRun Job gets as they are; no secret is among them."""
 
 
 @dataclass(frozen=True, slots=True)
