@@ -22,7 +22,7 @@ PASSED_TO_JOBS: Final = (
     "TRIMWHEEL_RAY_ADDRESS", "TRIMWHEEL_RAY_CPUS", "TRIMWHEEL_ALLOWED_PREFIXES",
     "TRIMWHEEL_SCRAPE_INTERVAL", "TRIMWHEEL_MODEL_CACHE",
 )  # fmt: skip
-"""Variables of the operator's own that a TuningRun Job gets as they are; no secret is among them."""
+"""Variables of the operator's own that a TuningRun Job gets as they are; none is a secret."""
 
 
 @dataclass(frozen=True, slots=True)

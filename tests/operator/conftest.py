@@ -87,6 +87,8 @@ class World:
     pods: list[str] = field(default_factory=lambda: ["router-0", "router-1"])
     acknowledged: dict[str, tuple[int, datetime]] = field(default_factory=dict)
     silent: set[str] = field(default_factory=set)
+    said: dict[str, dict[str, str]] = field(default_factory=dict)
+    """What a worker says beside its epoch: `refused`, `tripped`."""
     ensured: dict[tuple[str, str], str] = field(default_factory=dict)
     jobs: dict[str, TuningJob] = field(default_factory=dict)
     events: list[PostEvent] = field(default_factory=list)
@@ -268,7 +270,8 @@ class World:
             jobs=tuple(self.jobs.values()),
             pods=tuple(Pod(name, f"uid-{name}", True) for name in self.pods),
             acknowledgements=tuple(
-                Acknowledgement(pod, epoch, at) for pod, (epoch, at) in self.acknowledged.items()
+                Acknowledgement(pod, epoch, at, **self.said.get(pod, {}))
+                for pod, (epoch, at) in self.acknowledged.items()
             ),
             children=Children(
                 hashes=dict(self.ensured),

@@ -279,6 +279,25 @@ def test_a_certificate_that_expires_in_flight_ends_the_canary(world: World, good
     assert world.actions_of("ramp")[-1] == (Action.ROLL_BACK, Reason.CERTIFICATE_EXPIRED)
 
 
+@pytest.mark.parametrize(
+    ("said", "reason", "remembered"),
+    [
+        ({"refused": "policy.exit.thresholds: must hold 3"}, Reason.POLICY_INVALID, False),
+        ({"tripped": "Tripwire"}, Reason.GUARD_FAILED, True),
+        ({"tripped": names.TRIPPED_BY_LEASE}, None, False),
+    ],
+)
+def test_a_worker_that_refuses_or_leaves_the_candidate_ends_it_but_a_lost_lease_does_not(
+    world: World, good: Document, said: dict[str, str], reason: str | None, remembered: bool
+) -> None:
+    start(world, good)
+    world.said["router-0"] = said
+    world.after(1).settle()
+    last = world.actions_of("ramp")[-1]
+    assert last == ((Action.ROLL_BACK, reason) if reason else (Action.START, Reason.SHADOW))
+    assert bool(world.of_model.rejected_digests) is remembered
+
+
 def test_automatic_approval_promotes_without_a_person(world: World, good: Document) -> None:
     world.model(rollout={"approval": "Automatic"})
     start(world, good)
