@@ -16,6 +16,7 @@ from trimwheel_api.kinds.policy_rollout import EffectiveRules, GuardStatus
 from trimwheel_api.values import decimal_string
 from trimwheel_operator.plan.clock import parse_or
 from trimwheel_operator.plan.observed import Evidence
+from trimwheel_operator.samples import Samples
 from trimwheel_telemetry.answers import Answer, Ok, Series
 from trimwheel_telemetry.client import Prometheus
 from trimwheel_telemetry.counters import (
@@ -59,6 +60,7 @@ class EvidenceReader:
     def __init__(self, prometheus: Prometheus | None, scrape_interval: float) -> None:
         self._prometheus = prometheus
         self._max_age = MISSED_SCRAPES * scrape_interval + 5.0
+        self._known: dict[tuple[str, str], tuple[str, dict[str, Samples]]] = {}
 
     def read(self, rollout: PolicyRollout, workers: int, now: datetime) -> Evidence | None:
         """Evidence on an active rollout since its start; None when it has not started."""
@@ -103,12 +105,21 @@ class EvidenceReader:
                 f'{metric.name}{{namespace="{rollout.metadata.namespace}",'
                 f'model="{rollout.spec.model}"}}'
             )
-            answer: Answer = self._prometheus.raw(selector, start, end)
+            samples = self._samples(rollout, metric.name)
+            since = samples.missing_since(start, self._max_age)
+            answer: Answer = self._prometheus.raw(selector, since, end)
             if not isinstance(answer, Ok):
                 return Counters(gap=answer.reason)
-            found.append(answer.series)
+            found.append(samples.take(answer.series, end))
         trials, events, requests, device = found
         return Counters(trials, events, requests, device)
+
+    def _samples(self, rollout: PolicyRollout, metric: str) -> Samples:
+        """What is known of this metric in this attempt; a model's former attempt is forgotten."""
+        key, uid = (rollout.metadata.namespace, rollout.spec.model), rollout.metadata.uid
+        if key not in self._known or self._known[key][0] != uid:
+            self._known[key] = (uid, {})
+        return self._known[key][1].setdefault(metric, Samples())
 
     def _guard(
         self,

@@ -327,6 +327,34 @@ def test_counters_become_verdicts_with_their_numbers(
     assert capacity.verdict == "Pass"
 
 
+class Windowed(FakePrometheus):
+    """Answers with the samples in (start, end], and says how many it sent."""
+
+    sent = 0
+
+    def raw(self, selector: str, start: float, end: float) -> Any:
+        whole = super().raw(selector, start, end)
+        cut = []
+        for one in whole.series:
+            inside = (one.times > start) & (one.times <= end)
+            cut.append(Series(one.labels, one.times[inside], one.values[inside]))
+            self.sent += int(inside.sum())
+        return Ok(series=tuple(cut))
+
+
+def test_looking_often_asks_for_the_newest_samples_and_sees_the_same(started: Any) -> None:
+    lines = counters(started, 40)
+    often: Any = Windowed(lines)
+    reader = EvidenceReader(often, 1.0)
+    for seconds in range(1, 61):
+        before = often.sent
+        seen = reader.read(started, workers=2, now=START + timedelta(seconds=seconds))
+    once: Any = Windowed(lines)
+    whole = EvidenceReader(once, 1.0).read(started, workers=2, now=START + timedelta(seconds=60))
+    assert seen == whole
+    assert often.sent - before < once.sent / 5, "the last of many looks is a short one"
+
+
 @pytest.mark.parametrize("prometheus", [None, FakePrometheus(None)])
 def test_without_prometheus_no_guard_passes_or_fails(started: Any, prometheus: Any) -> None:
     now = START + timedelta(seconds=60)
