@@ -145,3 +145,19 @@ def test_policies_are_shown_while_they_are_resident() -> None:
         li for li in metrics.render().decode().splitlines() if li.startswith("trimwheel_policy_i")
     ]
     assert lines == ['trimwheel_policy_info{arm="stable",digest="sha256:b",model="m"} 1.0']
+
+
+def test_the_bookkeeping_of_a_request_is_measured_and_small() -> None:
+    from trimwheel_workers.bench_http import bookkeeping
+
+    cost = bookkeeping(requests=2000, rounds=3)
+    assert 0 < cost["arms"] < cost["total"] < 50, "microseconds, on however busy a machine"
+
+
+def test_server_made_ids_are_long_and_never_repeat() -> None:
+    from itertools import islice
+
+    from trimwheel_workers.front.dispatch import server_ids
+
+    made = list(islice(server_ids(), 1000))
+    assert len(set(made)) == 1000 and {len(one) for one in made} == {24}

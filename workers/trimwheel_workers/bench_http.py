@@ -35,7 +35,7 @@ from trimwheel_workers import settings
 from trimwheel_workers.arms import ComputeKey, ResidentPolicy, Snapshot
 from trimwheel_workers.engine.status import Status
 from trimwheel_workers.front.auditing import AuditBook
-from trimwheel_workers.front.dispatch import Answer, Ticket
+from trimwheel_workers.front.dispatch import Answer, Ticket, server_ids
 from trimwheel_workers.front.guards import Guards
 from trimwheel_workers.front.metrics import WorkerMetrics
 from trimwheel_workers.records.writer import RecordWriter, WriterSettings
@@ -209,9 +209,10 @@ def _snapshot() -> Snapshot:
 def _arms() -> Callable[[int], None]:
     """A server-made id, the cohort, the arm, and whether the request is audited."""
     snapshot = _snapshot()
+    ids = server_ids()
 
     def part(number: int) -> None:
-        server_id = os.urandom(12).hex()
+        server_id = next(ids)
         snapshot.arm(cohort(f"session-{number}", snapshot.salt))
         audit_score(server_id, _MODEL)
 

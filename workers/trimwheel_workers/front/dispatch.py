@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -31,6 +31,17 @@ _STATUS_CODES = {
 }  # fmt: skip
 ENGINE_DOWN = -1
 """Status of rows whose engine died."""
+
+
+def server_ids() -> Iterator[str]:
+    """Endless random ids, 24 hex characters each; no client can choose or foresee one.
+
+    Taken from the system 256 at a time: a system call for each would cost as much as a hash.
+    """
+    while True:
+        block = os.urandom(12 * 256).hex()
+        for start in range(0, len(block), 24):
+            yield block[start : start + 24]
 
 
 class Answer(NamedTuple):
@@ -89,6 +100,7 @@ class Dispatcher:
         self._guards = guards
         self._send = send
         self._ids = itertools.count(1)
+        self._server_ids = server_ids()
         self._tickets: dict[int, Ticket] = {}
         self._outgoing: list[list[object]] = []
         self._sweep: asyncio.TimerHandle | None = None
@@ -112,7 +124,7 @@ class Dispatcher:
             raise Unavailable("no policy is assigned yet")
         if len(self._tickets) >= self._limits.queue:
             raise Overloaded(f"{len(self._tickets)} requests wait, {self._limits.queue} may")
-        server_id = os.urandom(12).hex()
+        server_id = next(self._server_ids)
         place = cohort(session or server_id, snapshot.salt)
         u = audit_score(server_id, self._model)
         now = time.monotonic()
