@@ -41,6 +41,8 @@ COMMANDS: dict[str, Verb] = {
     "demo": Verb("Play or remove the demo (what make demo and make down call).", "pipelines", RUN),
     "env": Verb("Print the exports that reach a running demo.", "", RUN),
     "load": Verb("Start, change or stop the demo's load generator.", "pipelines", RUN),
+    "ledger": Verb("Read and verify the ledger of decisions.", "pipelines", LOOK),
+    "records": Verb("Delete audit records of a tenant.", "pipelines", RUN),
     "bench": Verb("Measure a part: replay, certificate, canary and more.", "", RUN),
 }
 

@@ -102,7 +102,12 @@ def load_status(seconds: int, output: str) -> None:
 
 @click.group(short_help="Play or remove the demo (what make demo and make down call).")
 def demo() -> None:
-    """The whole loop on one machine."""
+    """The whole loop on one machine: train, serve, drift, tune, approve, roll back.
+
+    \b
+    trimwheel demo play      # as make demo does
+    trimwheel demo down
+    """
 
 
 @demo.command("play", short_help="Play the story; options come from the environment.")
