@@ -1,8 +1,8 @@
 """The Kubernetes objects that the operator makes: pure functions of a model and the settings.
 
-Called by the models and tuning stories. A Deployment's pod template depends on the model's spec
-and the settings alone, never on a policy: changing a policy must not restart a pod. Each manifest
-carries the hash of itself, by which a look tells whether it has to be applied again.
+Called by the models story (TuningRun Jobs are in `jobs`). A Deployment's pod template depends on
+the model's spec and the settings alone, never on a policy: changing a policy must not restart a
+pod. Each manifest carries the hash of itself, which tells whether it has to be applied again.
 """
 
 from __future__ import annotations
@@ -11,21 +11,14 @@ import json
 from typing import Any
 
 from trimwheel_api import names, worker_config
-from trimwheel_api.kinds import AdaptiveModel, TuningRun, dump
+from trimwheel_api.kinds import AdaptiveModel, dump
 from trimwheel_api.policy import canonical_json, digest_of
-from trimwheel_api.values import seconds
 from trimwheel_operator.settings import Settings
 
 Json = dict[str, Any]
 
 GRACE_SECONDS = 30
-JOB_TTL_SECONDS = 3600
-MAX_LABEL = 63
-SCRATCH = "/var/run/trimwheel/scratch"
-"""Where a Job's libraries may write."""
 _STARTUP_PERIODS = 150
-_SLACK_SECONDS = 60
-"""The Job's deadline lies this much behind the run's own, which ends with a reason."""
 
 
 def worker_objects(model: AdaptiveModel, owner: Json, settings: Settings) -> list[Json]:
@@ -172,7 +165,7 @@ def _pod(model: AdaptiveModel, settings: Settings) -> Json:
     return {
         "serviceAccountName": names.worker_account(model.name),
         "terminationGracePeriodSeconds": GRACE_SECONDS,
-        "securityContext": _unprivileged(),
+        "securityContext": unprivileged(),
         "volumes": [{"name": "model", "emptyDir": {}}, {"name": "state", "emptyDir": {}}],
         "initContainers": [_fetch(model, settings, mounts[:1])],
         "containers": [_worker(model, settings, mounts)],
@@ -192,7 +185,7 @@ def _fetch(model: AdaptiveModel, settings: Settings, mounts: list[Json]) -> Json
             {"name": "TRIMWHEEL_ALLOWED_PREFIXES", "value": settings.allowed_prefixes},
         ],
         "volumeMounts": mounts,
-        "securityContext": _restricted(),
+        "securityContext": restricted(),
     }
 
 
@@ -215,9 +208,9 @@ def _worker(model: AdaptiveModel, settings: Settings, mounts: list[Json]) -> Jso
         "command": ["python", "-m", "trimwheel_workers", "serve"],
         "env": [
             {"name": worker_config.ENVIRONMENT, "value": json.dumps(dump(config), sort_keys=True)},
-            _from_field("POD_NAME", "metadata.name"),
-            _from_field("POD_UID", "metadata.uid"),
-            _from_field("POD_IP", "status.podIP"),
+            from_field("POD_NAME", "metadata.name"),
+            from_field("POD_UID", "metadata.uid"),
+            from_field("POD_IP", "status.podIP"),
             {"name": "TRIMWHEEL_BIND", "value": settings.bind},
             {"name": "OMP_NUM_THREADS", "value": str(spec.engine.threads)},
         ],
@@ -234,7 +227,7 @@ def _worker(model: AdaptiveModel, settings: Settings, mounts: list[Json]) -> Jso
         "startupProbe": _probe("ready", period=2, failures=_STARTUP_PERIODS),
         "readinessProbe": _probe("ready", period=2, failures=3),
         "livenessProbe": _probe("live", period=10, failures=6),
-        "securityContext": _restricted(),
+        "securityContext": restricted(),
     }
 
 
@@ -247,11 +240,13 @@ def _probe(what: str, period: int, failures: int) -> Json:
     }
 
 
-def _from_field(name: str, path: str) -> Json:
+def from_field(name: str, path: str) -> Json:
+    """A variable that the kubelet fills in from the pod's own fields."""
     return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
 
 
-def _unprivileged() -> Json:
+def unprivileged() -> Json:
+    """Security context of every pod that we make."""
     return {
         "runAsNonRoot": True,
         "runAsUser": 65532,
@@ -260,78 +255,10 @@ def _unprivileged() -> Json:
     }
 
 
-def _restricted() -> Json:
+def restricted() -> Json:
+    """Security context of every container that we make."""
     return {
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": False,
         "capabilities": {"drop": ["ALL"]},
-    }
-
-
-# --- TuningRun Jobs ----------------------------------------------------------------------------
-
-
-def job_name(run: TuningRun) -> str:
-    """Name of the run's Job: begins with its uid, so that two runs never share one."""
-    return f"tuning-{run.metadata.uid[:8]}-{run.name}"[:MAX_LABEL].rstrip("-.")
-
-
-def tuning_job(run: TuningRun, timeout: str, settings: Settings) -> Json:
-    """The Job of a TuningRun: in the release's namespace, found by labels, removed by its TTL.
-
-    No ownerReference: the garbage collector deletes objects whose owner is in another namespace.
-    """
-    found = {
-        names.LABEL_NAME: "trimwheel-tuning",
-        names.LABEL_COMPONENT: names.COMPONENT_TUNING,
-        names.LABEL_PART_OF: names.PART_OF,
-        names.LABEL_MANAGED_BY: names.OPERATOR_ACCOUNT,
-        names.LABEL_MODEL: run.spec.model,
-        names.LABEL_MODEL_NAMESPACE: run.metadata.namespace,
-        names.LABEL_TUNING_RUN: run.name[:MAX_LABEL].rstrip("-."),
-        names.LABEL_TUNING_RUN_UID: run.metadata.uid,
-    }
-    environment = [
-        {"name": key, "value": value} for key, value in sorted(settings.job_environment.items())
-    ]
-    container = {
-        "name": "tune",
-        "image": settings.pipelines_image,
-        "imagePullPolicy": settings.image_pull_policy,
-        "command": ["python", "-m", "trimwheel_pipelines", "tune"],
-        "args": ["--namespace", run.metadata.namespace, "--name", run.name],
-        "env": [
-            *environment,
-            _from_field("POD_NAME", "metadata.name"),
-            _from_field("POD_IP", "status.podIP"),
-            {"name": "HOME", "value": SCRATCH},
-            {"name": "TMPDIR", "value": SCRATCH},
-        ],
-        "volumeMounts": [{"name": "scratch", "mountPath": SCRATCH}],
-        "securityContext": _restricted(),
-    }
-    return {
-        "apiVersion": "batch/v1",
-        "kind": "Job",
-        "metadata": {
-            "name": job_name(run),
-            "namespace": settings.release_namespace,
-            "labels": found,
-        },
-        "spec": {
-            "backoffLimit": 0,
-            "ttlSecondsAfterFinished": JOB_TTL_SECONDS,
-            "activeDeadlineSeconds": int(seconds(timeout)) + _SLACK_SECONDS,
-            "template": {
-                "metadata": {"labels": found},
-                "spec": {
-                    "serviceAccountName": names.PIPELINES_ACCOUNT,
-                    "restartPolicy": "Never",
-                    "terminationGracePeriodSeconds": GRACE_SECONDS,
-                    "securityContext": _unprivileged(),
-                    "volumes": [{"name": "scratch", "emptyDir": {}}],
-                    "containers": [container],
-                },
-            },
-        },
     }

@@ -11,6 +11,7 @@ from trimwheel_api import names, worker_config
 from trimwheel_api.kinds import AdaptiveModel, TuningRun
 from trimwheel_api.names import Reason
 from trimwheel_operator import manifests
+from trimwheel_operator.jobs import tuning_job
 from trimwheel_operator.plan.observed import TuningJob
 from trimwheel_operator.plan.validation import first_mistake, mistakes
 from trimwheel_operator.settings import Settings
@@ -267,7 +268,7 @@ def test_a_job_lives_in_the_release_and_points_back_by_labels() -> None:
         }
     )
     settings = Settings(job_environment={"MLFLOW_TRACKING_URI": "http://mlflow"})
-    job = manifests.tuning_job(run, "1h", settings)
+    job = tuning_job(run, "1h", settings)
     labels = job["metadata"]["labels"]
     assert job["metadata"]["namespace"] == "trimwheel-system"
     assert "ownerReferences" not in job["metadata"]

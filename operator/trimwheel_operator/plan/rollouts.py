@@ -14,7 +14,7 @@ from trimwheel_api.kinds.policy_assignment import PolicyAssignmentSpec
 from trimwheel_api.kinds.policy_rollout import PolicyRolloutStatus
 from trimwheel_api.names import Action, Reason
 from trimwheel_api.values import basis_points
-from trimwheel_operator.plan import canary, gates, outcomes, phases
+from trimwheel_operator.plan import canary, gates, outcomes, phases, stops
 from trimwheel_operator.plan.approvals import rejection
 from trimwheel_operator.plan.clock import to_text
 from trimwheel_operator.plan.conditions import is_true
@@ -126,7 +126,7 @@ def _likely_stop(draft: Draft, rollout: PolicyRollout, model: AdaptiveModel) -> 
     if (found := rejection(draft, rollout)) is not None:
         return Stop(Reason.REJECTED, f"{found.spec.approver} rejected it", found.spec.approver)
     canary.judge(draft, rollout)
-    failed = canary.guard_failed(draft, rollout, model)
+    failed = stops.guard_failed(draft, rollout, model)
     return failed or Stop(
         Reason.GUARD_FAILED, "a guard failed; the operator restarted before it wrote which"
     )

@@ -10,7 +10,7 @@ from trimwheel_api import names
 from trimwheel_api.kinds import AdaptiveModel, TuningRun
 from trimwheel_api.kinds.tuning_run import TuningRunStatus
 from trimwheel_api.names import Reason
-from trimwheel_operator import manifests
+from trimwheel_operator.jobs import tuning_job
 from trimwheel_operator.plan.actions import Action, CreateJob, DeleteJob
 from trimwheel_operator.plan.clock import to_text
 from trimwheel_operator.plan.conditions import State, with_condition
@@ -79,7 +79,7 @@ def stray_jobs(state: ObservedState) -> list[Action]:
 
 def _create(draft: Draft, run: TuningRun, model: AdaptiveModel) -> list[Action]:
     timeout = run.spec.budget.timeout or model.spec.tuning.timeout
-    manifest = manifests.tuning_job(run, timeout, draft.state.settings)
+    manifest = tuning_job(run, timeout, draft.state.settings)
     message = f"Job {manifest['metadata']['name']} in {draft.state.settings.release_namespace}"
     draft.tell(run.kind, run.metadata, Reason.JOB_CREATED, message, key="job")
     rows: list[_Row] = [

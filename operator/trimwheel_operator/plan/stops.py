@@ -1,0 +1,110 @@
+"""What ends a canary under way: a chain of checks, the first reason to stop wins.
+
+Asked before anything else in each look, from the first request until promotion, AwaitingApproval
+and pauses included. Each rule answers with a `Stop` or None. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from trimwheel_api import names
+from trimwheel_api.kinds import AdaptiveModel, PolicyRollout
+from trimwheel_api.names import Reason
+from trimwheel_operator.plan import outcomes, phases
+from trimwheel_operator.plan.approvals import rejection
+from trimwheel_operator.plan.draft import Draft
+from trimwheel_operator.plan.observed import Acknowledgement
+from trimwheel_operator.plan.outcomes import Stop
+
+StopRule = Callable[[Draft, PolicyRollout, AdaptiveModel], Stop | None]
+
+
+def aborted(draft: Draft, rollout: PolicyRollout, model: AdaptiveModel) -> Stop | None:
+    """Somebody set spec.abort."""
+    return Stop(Reason.ABORTED, "spec.abort is set") if rollout.spec.abort else None
+
+
+def rejected(draft: Draft, rollout: PolicyRollout, model: AdaptiveModel) -> Stop | None:
+    """A person rejected it."""
+    found = rejection(draft, rollout)
+    if found is None:
+        return None
+    who, why = found.spec.approver, found.spec.reason
+    return Stop(Reason.REJECTED, f"{who} rejected it: {why}" if why else f"{who} rejected it", who)
+
+
+def guard_failed(draft: Draft, rollout: PolicyRollout, model: AdaptiveModel) -> Stop | None:
+    """A guard has shown harm, at its level, however often it was looked at."""
+    failed = [one for one in draft.status(rollout).guards if one.verdict == names.VERDICT_FAIL]
+    if not failed:
+        return None
+    sentences = [
+        f"{one.name} {one.value} against a bound of {one.bound} after {one.samples} samples"
+        for one in failed
+    ]
+    return Stop(Reason.GUARD_FAILED, "; ".join(sentences))
+
+
+def model_changed(draft: Draft, rollout: PolicyRollout, model: AdaptiveModel) -> Stop | None:
+    """The evidence speaks of other weights than those now declared."""
+    frozen, now = phases.rules(draft.status(rollout)).model_digest, model.spec.model.digest
+    if frozen == now:
+        return None
+    return Stop(Reason.MODEL_DIGEST_CHANGED, f"spec.model.digest went from {frozen} to {now}")
+
+
+def certificate_lapsed(draft: Draft, rollout: PolicyRollout, model: AdaptiveModel) -> Stop | None:
+    """An expired or revoked certificate never passes a gate."""
+    if rollout.spec.allow_uncertified or outcomes.is_certified(draft, rollout, model):
+        return None
+    message = f"the certificate of policy {rollout.spec.policy} is no longer valid"
+    return Stop(Reason.CERTIFICATE_EXPIRED, message)
+
+
+def refused_by_worker(draft: Draft, rollout: PolicyRollout, model: AdaptiveModel) -> Stop | None:
+    """A worker cannot load the candidate, so no evidence will ever come of it."""
+    for ack in _current(draft):
+        if ack.refused:
+            return Stop(Reason.POLICY_INVALID, f"worker {ack.pod} refuses it: {ack.refused}")
+    return None
+
+
+def tripped(draft: Draft, rollout: PolicyRollout, model: AdaptiveModel) -> Stop | None:
+    """A worker left the candidate by itself: its batches failed and stable's did not."""
+    for ack in _current(draft):
+        if ack.tripped and ack.tripped != names.TRIPPED_BY_LEASE:
+            return Stop(Reason.GUARD_FAILED, f"worker {ack.pod} left it by itself: {ack.tripped}")
+    return None
+
+
+def _current(draft: Draft) -> list[Acknowledgement]:
+    """What live workers say of the assignment as it is, candidate included."""
+    observed = draft.state.assignment
+    if observed is None or observed.spec.candidate is None:
+        return []
+    live = {pod.name for pod in draft.state.pods}
+    return [
+        ack
+        for ack in draft.state.acknowledgements
+        if ack.epoch >= observed.spec.epoch and ack.pod in live
+    ]
+
+
+STOPS: tuple[StopRule, ...] = (
+    aborted,
+    rejected,
+    guard_failed,
+    tripped,
+    refused_by_worker,
+    model_changed,
+    certificate_lapsed,
+)
+
+
+def first_stop(draft: Draft, rollout: PolicyRollout, model: AdaptiveModel) -> Stop | None:
+    """The first rule's reason to end it, or None."""
+    for rule in STOPS:
+        if stop := rule(draft, rollout, model):
+            return stop
+    return None
