@@ -96,17 +96,39 @@ def test_users_objects_are_left_alone(team: Any, operator: Callable[..., Any]) -
     assert "finalizers" not in metadata and "annotations" not in metadata
 
 
-def test_a_tuning_run_becomes_one_job_whose_death_is_reported(
+def test_runs_become_jobs_one_at_a_time_and_a_lost_job_is_reported(
     team: Any, operator: Callable[..., Any], admin: Clients, release: str
 ) -> None:
-    operator(TRIMWHEEL_PIPELINES_IMAGE="process.trimwheel.dev/pipelines")
+    operator(TRIMWHEEL_PIPELINES_IMAGE="example.org/an-image-that-never-starts")
     team.model()
     team.create("TuningRun", "t1", {"model": MODEL})
+
+    def jobs_of(run: str) -> list[Any]:
+        uid = team.get("TuningRun", run)["metadata"]["uid"]
+        selector = f"{names.LABEL_TUNING_RUN_UID}={uid}"
+        found: list[Any] = admin.batch.list_namespaced_job(release, label_selector=selector).items
+        return found
+
+    [job] = eventually(lambda: jobs_of("t1"), "the Job of t1", 30)
+    assert job.metadata.owner_references is None, "owners in another namespace are collected"
+    assert job.spec.template.spec.service_account_name == names.PIPELINES_ACCOUNT
     team.create("TuningRun", "t2", {"model": MODEL})
+    waiting = team.becomes("TuningRun", "t2", names.RECONCILING)
+    assert waiting["message"] == "TuningRun t1 runs first" and not jobs_of("t2")
+    admin.batch.delete_namespaced_job(job.metadata.name, release, propagation_policy="Background")
     stalled = team.becomes("TuningRun", "t1", names.STALLED)
-    assert "incumbent policy stays" in stalled["message"] or stalled["reason"]
-    assert team.get("TuningRun", "t1")["status"]["outcome"]
-    jobs = admin.batch.list_namespaced_job(release).items
-    uid = team.get("TuningRun", "t1")["metadata"]["uid"]
-    mine = [one for one in jobs if one.metadata.labels[names.LABEL_TUNING_RUN_UID] == uid]
-    assert len(mine) == 1 and mine[0].metadata.owner_references is None
+    assert stalled["reason"] == "JobFailed" and "incumbent policy stays" in stalled["message"]
+    assert team.get("TuningRun", "t1")["status"]["outcome"] == "Failed"
+    eventually(lambda: jobs_of("t2"), "the Job of t2", 30)
+    admin.custom.delete_namespaced_custom_object(
+        names.GROUP, names.VERSION, team.namespace, "tuningruns", "t2"
+    )
+    selector = f"{names.LABEL_MODEL_NAMESPACE}={team.namespace}"
+    eventually(
+        lambda: all(
+            one.metadata.deletion_timestamp
+            for one in admin.batch.list_namespaced_job(release, label_selector=selector).items
+        ),
+        "a Job without its run is deleted",
+        30,
+    )
