@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -316,6 +317,26 @@ def test_leases_of_others_are_none_of_our_business(workers: Any) -> None:
     stage, *_ = workers
     body = acknowledgement("somebody-elses-lock", model=None)
     assert stage.root.call("POST", LEASES.format(stage.namespace), body).allowed
+
+
+def test_the_garbage_collector_detaches_an_acknowledgement_from_its_pod(workers: Any) -> None:
+    """Deleting with `--cascade=orphan` makes the collector write to the lease."""
+    stage, a, _ = workers
+    owned = acknowledgement("m-a")
+    owner = {"apiVersion": "v1", "kind": "Pod", "name": "m-a", "uid": a.metadata.uid}
+    owned["metadata"]["ownerReferences"] = [owner]
+    path = LEASES.format(stage.namespace)
+    assert stage.token(stage.namespace, WORKER, pod=a).call("POST", path, owned).allowed
+    # The collector learns of a new lease through its own watch: orphaning too early finds none.
+    time.sleep(1)
+    pod = f"/api/v1/namespaces/{stage.namespace}/pods/m-a"
+    assert stage.root.call("DELETE", pod, {"propagationPolicy": "Orphan"}).allowed
+
+    def detached() -> bool:
+        lease = stage.root.call("GET", f"{path}/m-a")
+        return lease.allowed and "ownerReferences" not in lease.body["metadata"]
+
+    eventually(detached, "lease without owner")
 
 
 # --- what the operator grants to workers ------------------------------------------------------
