@@ -88,6 +88,7 @@ def model_manifest(uri: str, digest: str) -> dict[str, Any]:
             },
             "rollout": {
                 "passMargin": "2",
+                "parityBudget": "0.01",
                 "leaseSeconds": 10,
                 "steps": [
                     {"weight": weight, "minRequests": count, "hold": hold, "maxDuration": "3m"}
