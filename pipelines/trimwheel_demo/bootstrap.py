@@ -296,10 +296,10 @@ def _run_lane(lane: list[Step], failures: list[Exception]) -> None:
 def _show(steps: list[Step], threads: list[threading.Thread]) -> None:
     terminal = sys.stdout.isatty()
     drawn = 0
-    last = 0.0
+    last = time.monotonic()
     while True:
         alive = any(thread.is_alive() for thread in threads)
-        lines = [_line(step) for step in steps if not step.cached]
+        lines = [_line(step) for step in steps if not step.cached and step.started]
         if terminal and lines:
             sys.stdout.write(f"\x1b[{drawn}F" if drawn else "")
             sys.stdout.write("".join(f"\x1b[2K{line}\n" for line in lines))

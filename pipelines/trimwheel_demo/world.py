@@ -7,6 +7,7 @@ reachable from this host: Services of the embedded cluster have loopback address
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import threading
@@ -208,9 +209,10 @@ def people_manifests() -> list[dict[str, Any]]:
 
 def log_model(world: World, folder: Path, metadata: dict[str, Any]) -> str:
     """Log the artifact to MLflow and register it; returns its `models:/NAME/VERSION` address."""
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     import mlflow
 
-    os.environ["MLFLOW_TRACKING_URI"] = world.mlflow
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
     client = mlflow.MlflowClient(tracking_uri=world.mlflow)
     found = client.search_model_versions(f"name = '{MODEL_NAME}'")
     digest = metadata["digest"]
