@@ -15,7 +15,7 @@ import json
 from hashlib import sha256
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from pydantic.alias_generators import to_camel
 
 from trimwheel_api.errors import PolicyInvalid
@@ -28,7 +28,7 @@ ScoreName = Literal["learned", "maxProb", "margin", "entropy"]
 
 
 def _knob(default: Any, description: str, *, needs: str, scope: str, **limits: Any) -> Any:
-    marks = {"needs": needs, "scope": scope}
+    marks: dict[str, JsonValue] = {"needs": needs, "scope": scope}
     if callable(default):
         return Field(
             default_factory=default, description=description, json_schema_extra=marks, **limits

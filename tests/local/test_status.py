@@ -47,7 +47,9 @@ CASES: dict[str, tuple[list[ContainerState], list[ContainerState], str]] = {
 
 
 @pytest.mark.parametrize(("init", "main", "phase"), CASES.values(), ids=CASES.keys())
-def test_the_phase_follows_from_the_containers(init: list[ContainerState], main: list[ContainerState], phase: str) -> None:
+def test_the_phase_follows_from_the_containers(
+    init: list[ContainerState], main: list[ContainerState], phase: str
+) -> None:
     assert pod_status(POD, init, main, NOW)["phase"] == phase
 
 

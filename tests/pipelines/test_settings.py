@@ -36,7 +36,6 @@ def test_every_variable_of_the_chart_arrives() -> None:
         ("TRIMWHEEL_RAY_CPUS", "0"),
         ("TRIMWHEEL_LOOP_INTERVAL", "soon"),
     ],
-
 )
 def test_a_value_that_is_no_number_names_its_variable(name: str, value: str) -> None:
     with pytest.raises(SpecInvalid, match=name):

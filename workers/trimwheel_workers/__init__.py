@@ -1,1 +1,1 @@
-"""The data plane: the adaptive model and its serving engine; the only package that imports torch."""
+"""The data plane: the adaptive model and its serving engine; no other package imports torch."""

@@ -6,12 +6,15 @@ Defaults are those of production traffic at about 100 requests a second.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import ConfigDict, Field
 
 from trimwheel_api.kinds.common import ConditionedStatus, Resource, Spec, Status, to_key
 from trimwheel_api.values import Digest, Duration, Fraction, Percent, PositiveNumber, Quantity
+
+Knob = Literal["exit.thresholds", "moe.topK", "moe.routerBlend"]
+"""What a tuning run may change."""
 
 
 class ModelSource(Spec):
@@ -110,6 +113,10 @@ class DriftSpec(Spec):
     reference: Duration = Field(default="14d", description="Clean history that sets the alarm.")
 
 
+def _all_knobs() -> list[Knob]:
+    return list(get_args(Knob))
+
+
 class TuningSpec(Spec):
     """How a new policy is searched for."""
 
@@ -119,8 +126,8 @@ class TuningSpec(Spec):
         default=2000, description="Fresh audits of the first certification look.", ge=50
     )
     finalists: int = Field(default=2, description="Candidates that share delta.", ge=1, le=8)
-    knobs: list[Literal["exit.thresholds", "moe.topK", "moe.routerBlend"]] = Field(
-        default_factory=lambda: ["exit.thresholds", "moe.topK", "moe.routerBlend"],
+    knobs: list[Knob] = Field(
+        default_factory=_all_knobs,
         description="What may change.",
         min_length=1,
         max_length=16,

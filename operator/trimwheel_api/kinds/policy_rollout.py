@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, JsonValue
 
 from trimwheel_api.kinds.adaptive_model import RolloutSpec, Step
 from trimwheel_api.kinds.common import ConditionedStatus, Resource, Spec, Status, to_key
@@ -18,8 +18,8 @@ FROZEN = ("model", "policy", "policyDigest", "type", "requestedBy", "allowUncert
 _OPTIONAL = ("steps",)
 
 
-def _frozen_rules() -> list[dict[str, str]]:
-    rules = [
+def _frozen_rules() -> list[JsonValue]:
+    rules: list[JsonValue] = [
         {
             "rule": f"self.{field} == oldSelf.{field}",
             "message": f"spec.{field} is immutable: only paused and abort may change",

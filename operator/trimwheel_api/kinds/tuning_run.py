@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
-from trimwheel_api.kinds.adaptive_model import DriftState
+from trimwheel_api.kinds.adaptive_model import DriftState, Knob
 from trimwheel_api.kinds.adaptive_policy import Certificate
 from trimwheel_api.kinds.common import (
     ConditionedStatus,
@@ -51,7 +51,7 @@ class TuningRunSpec(Spec):
     model: Name = Field(description="AdaptiveModel to tune.")
     reason: TuningReason = Field(default="Manual", description="Why it runs.")
     budget: TuningBudget = Field(default_factory=TuningBudget, description="What it may spend.")
-    knobs: list[Literal["exit.thresholds", "moe.topK", "moe.routerBlend"]] = Field(
+    knobs: list[Knob] = Field(
         default_factory=list, description="What may change; empty takes the model's.", max_length=16
     )
     risk: TuningRisk = Field(default_factory=TuningRisk, description="The promise to certify.")
