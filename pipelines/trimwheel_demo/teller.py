@@ -30,7 +30,7 @@ class Teller:
     """Tells the story on a console."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False)
+        self.console = console or Console(highlight=False, soft_wrap=True)
         self.begun = time.monotonic()
 
     def heading(self, number: int, text: str) -> None:
