@@ -78,6 +78,24 @@ def test_a_store_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
         fetch_model(f"file://{tmp_path}/nowhere", "sha256:0", tmp_path / "to", ("file:///",))
 
 
+def test_fetching_a_model_needs_no_torch(tiny_model: tuple[Path, str], tmp_path: Path) -> None:
+    """The init step copies and compares bytes: torch would cost it seconds and half a gigabyte."""
+    folder, digest = tiny_model
+    arguments = ["fetch", "--uri", f"file://{folder}", "--digest", digest, "--to", str(tmp_path)]
+    program = (
+        "import sys; from trimwheel_workers.__main__ import main;"
+        f"main({arguments!r}, standalone_mode=False);"
+        "sys.exit(', '.join({'torch', 'numpy', 'safetensors'} & sys.modules.keys()) or None)"
+    )
+    environment = os.environ | {"TRIMWHEEL_ALLOWED_PREFIXES": "file:///"}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "model.safetensors").exists()
+
+
 @pytest.mark.slow
 def test_mlflow_addresses_resolve_and_refusals_are_one_sentence(
     tiny_model: tuple[Path, str], tmp_path: Path

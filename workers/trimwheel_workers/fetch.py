@@ -16,6 +16,7 @@ from pathlib import Path
 import fsspec
 
 from trimwheel_api.errors import SpecInvalid, Unavailable
+from trimwheel_workers.model.digest import FILES, WEIGHTS_FILE, ModelDigestMismatch, digest_of
 
 PREFIXES = "TRIMWHEEL_ALLOWED_PREFIXES"
 MLFLOW_SCHEME = "models:/"
@@ -54,9 +55,6 @@ def fetch_model(uri: str, digest: str, target: Path, prefixes: Sequence[str]) ->
     with tempfile.TemporaryDirectory(dir=target) as scratch:
         download = _from_mlflow if uri.startswith(MLFLOW_SCHEME) else _from_store
         found = _artifact_below(download(uri, Path(scratch)), uri)
-        # Imports torch; only now, so that a refused address costs nothing.
-        from trimwheel_workers.model.artifact import FILES, ModelDigestMismatch, digest_of
-
         actual = digest_of(found)
         if actual != digest:
             raise ModelDigestMismatch(
@@ -97,8 +95,6 @@ def _from_store(uri: str, scratch: Path) -> Path:
 
 def _artifact_below(folder: Path, uri: str) -> Path:
     """The one folder that holds the weights; MLflow may have put it below others."""
-    from trimwheel_workers.model.artifact import WEIGHTS_FILE
-
     found = sorted(path.parent for path in folder.rglob(WEIGHTS_FILE))
     if len(found) != 1:
         raise SpecInvalid(

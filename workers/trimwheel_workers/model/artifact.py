@@ -21,26 +21,37 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from trimwheel_api.errors import DigestMismatch, InvalidInput
 from trimwheel_api.policy import canonical_json
 from trimwheel_workers.model.config import EncoderConfig
+from trimwheel_workers.model.digest import (
+    CONFIG_FILE,
+    FILES,
+    TOKENIZER_FILE,
+    WEIGHTS_FILE,
+    ModelDigestMismatch,
+    ModelInvalid,
+    digest_of,
+    unreadable,
+)
 from trimwheel_workers.model.encoder import Encoder
 from trimwheel_workers.model.tokenizer import Tokenizer
 
-CONFIG_FILE = "config.json"
-TOKENIZER_FILE = "tokenizer.json"
-WEIGHTS_FILE = "model.safetensors"
-FILES = (CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE)
+__all__ = [
+    "CONFIG_FILE",
+    "FILES",
+    "TOKENIZER_FILE",
+    "WEIGHTS_FILE",
+    "Dtype",
+    "LoadedModel",
+    "ModelDigestMismatch",
+    "ModelInvalid",
+    "digest_of",
+    "load",
+    "save",
+    "weights",
+]
 
 Dtype = Literal["float32", "bfloat16"]
-
-
-class ModelDigestMismatch(DigestMismatch):
-    """The files are not those that the expected digest names."""
-
-
-class ModelInvalid(InvalidInput):
-    """The folder holds no model that this version can load."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +81,6 @@ def save(
     weights = {name: value.contiguous() for name, value in encoder.state_dict().items()}
     save_file(weights, path / WEIGHTS_FILE)
     return digest_of(path)
-
-
-def digest_of(folder: Path | str) -> str:
-    """``sha256:`` and the hex of the canonical manifest {file name: sha256 of its bytes}."""
-    manifest = {name: sha256(_read(Path(folder) / name)).hexdigest() for name in FILES}
-    return f"sha256:{sha256(canonical_json(manifest)).hexdigest()}"
 
 
 def load(
@@ -139,6 +144,4 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ModelInvalid(
-            "model.uri", f"must be a folder with {', '.join(FILES)} ({error})", str(path)
-        ) from error
+        raise unreadable(path, error) from error
