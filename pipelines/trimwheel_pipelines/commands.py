@@ -23,7 +23,12 @@ _LEDGER_URL = click.option(
 
 @click.group(short_help="Read and verify the ledger of decisions.")
 def ledger() -> None:
-    """Read and verify the ledger: every decision, append-only, hash-chained."""
+    """Read and verify the ledger: every decision, append-only, hash-chained.
+
+    \b
+    trimwheel ledger show --model shop/classifier --limit 10
+    trimwheel ledger verify --url sqlite:///ledger.db
+    """
 
 
 @ledger.command(short_help="List decisions, oldest first.")
@@ -77,7 +82,11 @@ def verify(url: str, output: str) -> None:
 
 @click.group(short_help="Delete audit records of a tenant.")
 def records() -> None:
-    """Care for stored audit records."""
+    """Care for stored audit records.
+
+    \b
+    trimwheel records delete --tenant acme --model shop/classifier --uri s3://audits
+    """
 
 
 @records.command(short_help="Delete all records of a tenant.")

@@ -74,6 +74,10 @@ def _check_call(page: Path, line: str) -> None:
         words = shlex.split(line)
     except ValueError:
         words = line.split()
+    # A usage line, such as `policy [OPTIONS] COMMAND [ARGS]...`, holds placeholders.
+    words = words[: words.index("[OPTIONS]")] if "[OPTIONS]" in words else words
+    if not words:
+        return
     if words[0] not in COMMANDS:
         assert words[0].isupper() or not words[0].isalpha(), f"{page}: trimwheel {line}"
         return
