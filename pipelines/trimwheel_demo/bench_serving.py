@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from trimwheel_workers.model.artifact import Dtype, LoadedModel
 
 EPSILON, DELTA = 0.01, 0.01
-"""Stricter than the product's delta: the policy is tested once more, on texts that chose nothing."""
+"""Stricter than the product's delta: the policy is tested once more, on texts of its own."""
 DATA_FILE = "data_full.json"
 TIMED_TEXTS = 512
 FOLDER_EPOCHS = 9
