@@ -11,7 +11,13 @@ from typing import Any
 from trimwheel_api import names
 from trimwheel_api.kinds import TuningRun
 from trimwheel_api.values import seconds
-from trimwheel_operator.manifests import GRACE_SECONDS, from_field, restricted, unprivileged
+from trimwheel_operator.manifests import (
+    GRACE_SECONDS,
+    from_field,
+    pull_secrets,
+    restricted,
+    unprivileged,
+)
 from trimwheel_operator.settings import Settings
 
 Json = dict[str, Any]
@@ -82,6 +88,7 @@ def tuning_job(run: TuningRun, timeout: str, settings: Settings) -> Json:
                     "restartPolicy": "Never",
                     "terminationGracePeriodSeconds": GRACE_SECONDS,
                     "securityContext": unprivileged(),
+                    **pull_secrets(settings),
                     "volumes": [{"name": "scratch", "emptyDir": {}}],
                     "containers": [container],
                 },

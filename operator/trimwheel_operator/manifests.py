@@ -166,6 +166,7 @@ def _pod(model: AdaptiveModel, settings: Settings) -> Json:
         "serviceAccountName": names.worker_account(model.name),
         "terminationGracePeriodSeconds": GRACE_SECONDS,
         "securityContext": unprivileged(),
+        **pull_secrets(settings),
         "volumes": [{"name": "model", "emptyDir": {}}, {"name": "state", "emptyDir": {}}],
         "initContainers": [_fetch(model, settings, mounts[:1])],
         "containers": [_worker(model, settings, mounts)],
@@ -243,6 +244,12 @@ def _probe(what: str, period: int, failures: int) -> Json:
 def from_field(name: str, path: str) -> Json:
     """A variable that the kubelet fills in from the pod's own fields."""
     return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
+
+
+def pull_secrets(settings: Settings) -> Json:
+    """The part of a pod's spec that names registry credentials; nothing when there are none."""
+    found = [{"name": name} for name in settings.image_pull_secrets]
+    return {"imagePullSecrets": found} if found else {}
 
 
 def unprivileged() -> Json:

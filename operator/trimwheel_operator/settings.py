@@ -42,6 +42,9 @@ class Settings:
     worker_image: str = "trimwheel-workers"
     pipelines_image: str = "trimwheel-pipelines"
     image_pull_policy: str = "IfNotPresent"
+    image_pull_secrets: tuple[str, ...] = ()
+    """Secrets with which nodes fetch the images of workers (from the model's namespace) and Jobs
+    (from the release's)."""
     bind: str = "0.0.0.0"
     """Address that workers listen on; `$(POD_IP)` where pods share one network namespace."""
     service_port: int = 80
@@ -83,6 +86,9 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> Settings:
         worker_image=text("TRIMWHEEL_WORKER_IMAGE", default.worker_image),
         pipelines_image=text("TRIMWHEEL_PIPELINES_IMAGE", default.pipelines_image),
         image_pull_policy=text("TRIMWHEEL_IMAGE_PULL_POLICY", default.image_pull_policy),
+        image_pull_secrets=tuple(
+            part.strip() for part in text("TRIMWHEEL_IMAGE_PULL_SECRETS", "").split(",") if part
+        ),
         bind=text("TRIMWHEEL_BIND", default.bind),
         service_port=int(text("TRIMWHEEL_SERVICE_PORT", str(default.service_port))),
         scrape_interval=span("TRIMWHEEL_SCRAPE_INTERVAL", default.scrape_interval),

@@ -14,7 +14,7 @@ from trimwheel_operator import manifests
 from trimwheel_operator.jobs import tuning_job
 from trimwheel_operator.plan.observed import TuningJob
 from trimwheel_operator.plan.validation import first_mistake, mistakes
-from trimwheel_operator.settings import Settings
+from trimwheel_operator.settings import Settings, from_environment
 
 World = Any
 Document = dict[str, Any]
@@ -213,6 +213,22 @@ def test_a_job_whose_run_was_deleted_is_deleted(world: World) -> None:
 
 
 # --- manifests ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("told", "named"),
+    [("", None), ("registry", [{"name": "registry"}]), ("a, b", [{"name": "a"}, {"name": "b"}])],
+)
+def test_workers_and_jobs_fetch_images_with_the_releases_secrets(
+    promoted: World, told: str, named: Any
+) -> None:
+    settings = from_environment({"TRIMWHEEL_IMAGE_PULL_SECRETS": told})
+    promoted.tuning("t")
+    state = promoted.observe()
+    deployment = manifests.worker_objects(state.model, {"uid": "u"}, settings)[-1]
+    job = tuning_job(state.runs[0], "1h", settings)
+    for one in (deployment, job):
+        assert one["spec"]["template"]["spec"].get("imagePullSecrets") == named
 
 
 def made(world: World, **settings: Any) -> dict[str, Document]:

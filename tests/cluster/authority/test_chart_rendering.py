@@ -58,6 +58,7 @@ def test_the_operator_reads_every_value_that_is_meant_for_it(render: Render) -> 
     assert settings.allowed_prefixes == "models:/,s3://models/"
     assert settings.worker_image == "registry.example.com/mirror/trimwheel/workers:0.1.0"
     assert settings.image_pull_policy == "Always"
+    assert settings.image_pull_secrets == ("registry",)
     assert (settings.resync, settings.leader_seconds, settings.service_port) == (30, 15, 80)
 
 
@@ -69,6 +70,12 @@ def test_the_pipelines_read_every_value_that_is_meant_for_them(render: Render) -
     assert settings.allowed_prefixes == ("models:/", "s3://models/")
     assert settings.model_cache == "/var/lib/trimwheel/models"
     assert settings.interval == 3
+
+
+def test_every_registry_secret_reaches_the_operator_and_none_is_none(render: Render) -> None:
+    two = render("full", "imagePullSecrets[0].name=one", "imagePullSecrets[1].name=two")
+    assert operator_settings(environment(two, "operator")).image_pull_secrets == ("one", "two")
+    assert operator_settings(environment(render(), "operator")).image_pull_secrets == ()
 
 
 def test_jobs_get_what_the_operator_passes_on_but_not_the_ledger(render: Render) -> None:
