@@ -160,9 +160,10 @@ class Cluster:
             raise SetupFailed("no chart: not in a checkout, and no chart was named")
         file = self.layout.root / f"values-{release}.yaml"
         write_atomic(file, yaml.safe_dump(dict(values)).encode())
-        command = ["upgrade", "--install", release, str(path), "--namespace", namespace]
+        command = ["upgrade", "--install", "--force-conflicts", release, str(path)]
+        command += ["--namespace", namespace, "--create-namespace", "--values", str(file)]
         try:
-            self._run("helm", *command, "--create-namespace", "--values", str(file))
+            self._run("helm", *command)
         except subprocess.CalledProcessError as error:
             raise SetupFailed(f"helm refused {path}: {error.stderr.strip()}") from error
 

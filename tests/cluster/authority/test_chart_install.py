@@ -46,6 +46,17 @@ def test_the_api_server_accepts_every_object_of_the_shape(
     assert said.count("serverside-applied (server dry run)") == len(objects)
 
 
+def test_an_upgrade_takes_back_what_somebody_changed_by_hand(stage: Any, helm: Helm) -> None:
+    place = ("--namespace", RELEASE_NAMESPACE)
+    values = yaml.safe_load(helm("get", "values", RELEASE_NAME, *place, "--output", "yaml"))
+    label = f"{names.LABEL_PART_OF}=another"
+    where = ("deployment", names.OPERATOR_ACCOUNT, *place)
+    stage.cluster.kubectl("label", "--overwrite", *where, label)
+    stage.cluster.install_chart(values)
+    labels = json.loads(stage.cluster.kubectl("get", *where, "--output", "json"))["metadata"]
+    assert labels["labels"][names.LABEL_PART_OF] == names.PART_OF
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_helm_lint_has_nothing_to_say(helm: Helm, chart: Path, shape: str) -> None:
     values = str(chart / "ci" / f"{shape}-values.yaml")
