@@ -141,8 +141,9 @@ def follow_rollout(
 
 
 def ended(item: Item) -> bool:
-    """Whether a rollout is over."""
-    return any(is_true(item, kind) for kind in (names.READY, names.STALLED, names.ROLLED_BACK))
+    """Whether a rollout is over; one that is rolling back still waits for its workers."""
+    over = any(is_true(item, kind) for kind in (names.READY, names.ROLLED_BACK))
+    return over or status(item).get("phase") == "Stalled"
 
 
 def last_decision(item: Item) -> str:
