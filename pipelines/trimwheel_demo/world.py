@@ -41,10 +41,12 @@ from trimwheel_demo.settings import Options, chart_values
 from trimwheel_demo.teller import Teller
 from trimwheel_local.cluster import Cluster
 
+WRITES_APPROVALS = "writes-approvals"
+"""A Role that lets the editor create PolicyApprovals: it is verb `approve` that he lacks."""
 AnyCluster = Cluster | ExistingCluster
 ROLES = {
     APPROVER: ("view", "trimwheel-approver"),
-    EDITOR: ("edit",),
+    EDITOR: ("edit", WRITES_APPROVALS),
     WAIVER: ("edit", "trimwheel-waiver"),
     OPERATOR_ON_CALL: ("view", "trimwheel-rollback"),
 }
