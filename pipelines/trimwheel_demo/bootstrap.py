@@ -159,7 +159,7 @@ def is_cached(name: str) -> bool:
         return python_stamp().exists()
     if name == "binaries":
         return not _missing_binaries()
-    return python_stamp().exists() and _run_quietly([*_train(), "--is-cached"])
+    return (VENV / "bin/python").exists() and _run_quietly([*_train(), "--is-cached"])
 
 
 def _missing_binaries() -> list[str]:

@@ -41,6 +41,7 @@ from trimwheel_demo.settings import Options, chart_values
 from trimwheel_demo.teller import Teller
 from trimwheel_local.cluster import Cluster
 
+RBAC = "rbac.authorization.k8s.io"
 WRITES_APPROVALS = "writes-approvals"
 """A Role that lets the editor create PolicyApprovals: it is verb `approve` that he lacks."""
 AnyCluster = Cluster | ExistingCluster
@@ -188,25 +189,27 @@ def _merged(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
 
 def people_manifests() -> list[dict[str, Any]]:
     """The model's namespace, and what each person of the story may do in it."""
-    items: list[dict[str, Any]] = [
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
+    writes = [{"apiGroups": [names.GROUP], "resources": ["policyapprovals"], "verbs": ["create"]}]
+    return [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
+        _rbac("Role", WRITES_APPROVALS, rules=writes),
+        *(_binding(person, role) for person, roles in ROLES.items() for role in roles),
     ]
-    for person, roles in ROLES.items():
-        items += [
-            {
-                "apiVersion": "rbac.authorization.k8s.io/v1",
-                "kind": "RoleBinding",
-                "metadata": {"name": f"{person}-{role}", "namespace": NAMESPACE},
-                "roleRef": {
-                    "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role,
-                },
-                "subjects": [
-                    {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": person}
-                ],
-            }
-            for role in roles
-        ]  # fmt: skip
-    return items
+
+
+def _binding(person: str, role: str) -> dict[str, Any]:
+    kind = "Role" if role == WRITES_APPROVALS else "ClusterRole"
+    return _rbac(
+        "RoleBinding",
+        f"{person}-{role}",
+        roleRef={"apiGroup": RBAC, "kind": kind, "name": role},
+        subjects=[{"apiGroup": RBAC, "kind": "User", "name": person}],
+    )
+
+
+def _rbac(kind: str, name: str, **rest: Any) -> dict[str, Any]:
+    metadata = {"name": name, "namespace": NAMESPACE}
+    return {"apiVersion": f"{RBAC}/v1", "kind": kind, "metadata": metadata} | rest
 
 
 def log_model(world: World, folder: Path, metadata: dict[str, Any]) -> str:
