@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from trimwheel_api import names
@@ -122,6 +122,8 @@ def test_invariants_hold_through_any_story_with_crashes(
     max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(crashes=st.lists(st.integers(0, 6), max_size=12), ending=st.sampled_from(["Pass", "Fail"]))
+@example(crashes=[1, 1, 3, 1], ending="Pass")  # the record of a step is lost, and that of the next
+@example(crashes=[1, 1, 1, 1], ending="Pass")  # those of the start and of two steps are
 def test_crashes_change_neither_the_outcome_nor_the_decisions(
     new_world: Callable[[], World], crashes: list[int], ending: str
 ) -> None:

@@ -66,7 +66,8 @@ def _with(draft: Draft, predicate: Callable[[PolicyRolloutStatus], bool]) -> lis
 def settle(draft: Draft, model: AdaptiveModel) -> None:
     """Read back from the assignment what was decided and not yet recorded.
 
-    The assignment is written before any status, so a status may be one decision behind it.
+    The assignment is written before any status, so a status may be a decision behind it, or several
+    after several crashes: what was read back is acted upon, whether or not it could be written.
     """
     spec = draft.assignment
     if spec is None:
@@ -91,8 +92,9 @@ def _settle_canary(
         return
     if spec.candidate is not None and spec.candidate.digest == digest:
         if not started:
-            outcomes.record_start(draft, rollout, spec.weight_basis_points, spec.decided_at)
-        elif not spec.hold:
+            weight = 0 if spec.hold else phases.step_weight(status)
+            outcomes.record_start(draft, rollout, weight, spec.decided_at)
+        if not spec.hold:
             _settle_step(draft, rollout, spec)
         return
     if spec.stable.digest == digest:
@@ -108,7 +110,8 @@ def _settle_step(draft: Draft, rollout: PolicyRollout, spec: PolicyAssignmentSpe
         return
     for index in range(status.step + 1, len(steps)):
         if basis_points(steps[index].weight) == spec.weight_basis_points:
-            outcomes.enter_step(draft, rollout, index, spec.decided_at)
+            for passed in range(status.step + 1, index + 1):
+                outcomes.enter_step(draft, rollout, passed, spec.decided_at)
             return
 
 
