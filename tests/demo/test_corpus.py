@@ -74,6 +74,7 @@ def test_a_python_without_its_source_says_how_to_get_it(tmp_path: Path) -> None:
         corpus.build(0, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_distributions_own_python_has_enough_source_too() -> None:
     root = Path("/usr/lib/python3.11")
     if not (root / "asyncio").is_dir():

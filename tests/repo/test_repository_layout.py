@@ -38,14 +38,15 @@ def test_every_package_is_built_linted_and_covered():
 
 
 def test_every_module_opens_with_what_it_does():
-    bare = [str(path) for path in modules()
-            if (ROOT / path).read_text().strip()
-            and not ast.get_docstring(tree(path))]  # fmt: skip
-    assert bare == []
+    opening = re.compile(r'(#.*\n|\s)*"""[^\s"]')
+    texts = {str(path): (ROOT / path).read_text() for path in modules()}
+    assert [path for path, text in texts.items() if text.strip() and not opening.match(text)] == []
 
 
 def test_nothing_prints_past_the_output_helpers():
     def prints(path):
+        if "print(" not in (ROOT / path).read_text():
+            return False  # parsing is slow
         calls = (node.func for node in ast.walk(tree(path))
                  if isinstance(node, ast.Call))  # fmt: skip
         return any(isinstance(call, ast.Name) and call.id == "print" for call in calls)
@@ -87,7 +88,7 @@ def test_tests_are_named_as_sentences():
     short = []
     for path in tracked():
         if path.parts[0] == "tests" and path.name.startswith("test_") and path.suffix == ".py":
-            short += [f"{path}: {node.name}" for node in ast.walk(tree(path))
-                      if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-                      and node.name.startswith("test_") and node.name.count("_") < 2]  # fmt: skip
+            named = re.findall(r"^ *(?:async )?def (test_\w+)", (ROOT / path).read_text(), re.M)
+            assert named, f"{path} has no test"
+            short += [f"{path}: {name}" for name in named if name.count("_") < 2]
     assert short == []
