@@ -87,10 +87,13 @@ class Writer:
             log.info("Job %s is there already", metadata["name"])
 
     def _post(self, action: PostEvent) -> None:
-        """An Event that cannot be posted is logged: it tells people, it decides nothing."""
+        """Each Event is a line of the log as well; one that cannot be posted decides nothing."""
         try:
             self._api.create(path_of("Event", action.namespace), events.body(action))
         except Conflict:
-            log.debug("Event %s was posted before", action.key)
+            return  # it was told before
         except Refused as refusal:
             log.warning("Event not posted: %s", refusal)
+        level = logging.WARNING if action.type == "Warning" else logging.INFO
+        place = f"{action.kind} {action.namespace}/{action.name}"
+        log.log(level, "%s: %s: %s", place, action.reason, action.message or "-")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -190,6 +193,40 @@ def test_an_event_told_before_is_no_failure() -> None:
     writer = Writer(api, lambda: None)  # type: ignore[arg-type]
     writer.carry_out(Plan((event, event)))
     assert len(api.writes) == 1
+
+
+def test_the_log_has_one_line_for_each_event_that_is_new(caplog: pytest.LogCaptureFixture) -> None:
+    told = PostEvent("PolicyRollout", "ns", "r", "u-1234567", "Normal", "Started", "at 1 %", "k")
+    harm = PostEvent("AdaptiveModel", "ns", "m", "u-1234567", "Warning", "Harmful", "0.05", "h")
+    caplog.set_level(logging.INFO, "trimwheel_operator")
+    Writer(FakeApi(), lambda: None).carry_out(Plan((told, told, harm)))  # type: ignore[arg-type]
+    assert [(one.levelname, one.getMessage()) for one in caplog.records] == [
+        ("INFO", "PolicyRollout ns/r: Started: at 1 %"),
+        ("WARNING", "AdaptiveModel ns/m: Harmful: 0.05"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("logger", "told"),
+    [
+        ("kopf.activities.probe", False),
+        ("kopf.objects", False),
+        ("aiohttp.access", False),
+        ("trimwheel_operator.apply", True),
+    ],
+)
+def test_probes_and_raw_events_are_not_logged(logger: str, told: bool) -> None:
+    """In a process of its own: levels are the process's, and other tests have theirs."""
+    program = (
+        "import logging; from trimwheel_operator.__main__ import log_decisions_only;"
+        f"log_decisions_only(); log = logging.getLogger({logger!r});"
+        "log.info('usual'); log.warning('trouble')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert ("usual" in done.stderr) is told
+    assert "trouble" in done.stderr
 
 
 # --- admission ---------------------------------------------------------------------------------
