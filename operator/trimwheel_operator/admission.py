@@ -1,28 +1,47 @@
-"""The self-test of admission: is a forged approval still refused, by us, and by name?
+"""The self-test of admission: are forged approvals still refused, by each policy, by name?
 
 Missing admission fails open: a deleted ValidatingAdmissionPolicy lets everything pass, and a
 missing right of our own would look alike. So before any approval counts, and every minute, the
-operator (which may create PolicyApprovals for this alone) tries to forge one as a dry run; only a
-refusal that names one of our policies counts. Approvals older than the bindings were checked by
-nobody, so the age of the bindings comes along.
+operator (which may create PolicyApprovals for this alone) tries to forge two as a dry run. Each is
+wrong in one way only, because of several policies that refuse the API server names just one:
+
+* who decides: right in all but that the operator is no person; `trimwheel-approvers` must refuse;
+* what is decided: of a uid that no rollout has, which `trimwheel-approvals` must refuse. The other
+  policy lets this dry run of the operator pass, as its match conditions say.
+
+Approvals older than the bindings were checked by nobody, so the age of the bindings comes along.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from trimwheel_api import names
 from trimwheel_api.errors import Refused
-from trimwheel_api.policy import DENSE
+from trimwheel_api.kinds import PolicyRollout
 from trimwheel_operator.cluster import KubeApi, path_of
 from trimwheel_operator.plan.clock import parse
 from trimwheel_operator.plan.observed import AdmissionCheck
 
-POLICIES = ("trimwheel-approvers", "trimwheel-approvals")
-"""Who may decide, and what is decided: without either an approval could be forged."""
+APPROVERS = "trimwheel-approvers"
+"""Who may decide."""
+APPROVALS = "trimwheel-approvals"
+"""What is decided; without either an approval could be forged."""
+POLICIES = (APPROVERS, APPROVALS)
 FRESH_SECONDS = 60.0
 FORGED = "trimwheel-self-test"
+"""Name of forged approvals, and the uid that no rollout has (the chart knows it too)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A forged approval, and the one policy that must refuse it."""
+
+    policy: str
+    body: dict[str, Any]
 
 
 class AdmissionTest:
@@ -33,16 +52,17 @@ class AdmissionTest:
         self._clock = clock
         self._known: dict[str, tuple[float, AdmissionCheck]] = {}
 
-    def check(self, namespace: str, *, fresh: bool = False) -> AdmissionCheck:
-        """The newest answer; `fresh` asks again, as is due before an approval counts."""
-        now = self._clock()
+    def check(self, rollout: PolicyRollout, *, fresh: bool = False) -> AdmissionCheck:
+        """The newest answer in the rollout's namespace; `fresh` asks again, as is due before an
+        approval counts."""
+        now, namespace = self._clock(), rollout.metadata.namespace
         known = self._known.get(namespace)
         if known is None or fresh or now - known[0] >= FRESH_SECONDS:
-            known = (now, self._run(namespace))
+            known = (now, self._run(rollout))
             self._known[namespace] = known
         return known[1]
 
-    def _run(self, namespace: str) -> AdmissionCheck:
+    def _run(self, rollout: PolicyRollout) -> AdmissionCheck:
         since = []
         for name in POLICIES:
             binding = self._api.find(path_of("ValidatingAdmissionPolicyBinding", name=name))
@@ -51,27 +71,59 @@ class AdmissionTest:
                     False, f"ValidatingAdmissionPolicyBinding {name} is missing or does not deny"
                 )
             since.append(parse(binding["metadata"]["creationTimestamp"]))
+        place = path_of("PolicyApproval", rollout.metadata.namespace)
+        for probe in probes(rollout):
+            if mistake := judged(probe, self._refusal(place, probe)):
+                return AdmissionCheck(False, mistake)
+        times = [moment for moment in since if moment is not None]
+        return AdmissionCheck(True, "", max(times, default=None))
+
+    def _refusal(self, place: str, probe: Probe) -> str | None:
+        """The API server's words; None when it would have taken the approval."""
         try:
-            self._api.create(path_of("PolicyApproval", namespace), forged_approval(), dry_run=True)
+            self._api.create(place, probe.body, dry_run=True)
         except Refused as refusal:
-            if any(f"ValidatingAdmissionPolicy '{name}'" in str(refusal) for name in POLICIES):
-                times = [moment for moment in since if moment is not None]
-                return AdmissionCheck(True, "", max(times, default=None))
-            return AdmissionCheck(False, f"a forged approval was refused, but not by us: {refusal}")
-        return AdmissionCheck(False, f"a forged approval was let through in namespace {namespace}")
+            return str(refusal)
+        return None
 
 
-def forged_approval() -> dict[str, object]:
-    """An approval that nobody gave, of a rollout that does not exist."""
+def probes(rollout: PolicyRollout) -> tuple[Probe, ...]:
+    """What to forge of a rollout that exists.
+
+    The first rejects, since a rejection is right at any time and by whoever asked for the rollout:
+    nothing but the operator's being no person stands against it.
+    """
+    name, uid = rollout.name, rollout.metadata.uid
+    digest = rollout.spec.policy_digest
+    return (
+        Probe(APPROVERS, _forged(name, uid, digest, "Reject")),
+        Probe(APPROVALS, _forged(name, FORGED, digest, "Approve")),
+    )
+
+
+def judged(probe: Probe, refusal: str | None) -> str:
+    """Why the probe shows that its policy is not at work; empty when it was refused by it."""
+    decision = probe.body["spec"]["decision"]
+    if refusal is None:
+        return f"{probe.policy} let a forged approval ({decision}) through"
+    if f"ValidatingAdmissionPolicy '{probe.policy}'" not in refusal:
+        return f"a forged approval ({decision}) was refused, but not by {probe.policy}: {refusal}"
+    return ""
+
+
+def _forged(
+    rollout: str, uid: str, digest: str, decision: Literal["Approve", "Reject"]
+) -> dict[str, Any]:
+    """An approval that nobody gave."""
     return {
         "apiVersion": names.API_VERSION,
         "kind": "PolicyApproval",
         "metadata": {"name": FORGED},
         "spec": {
-            "rollout": FORGED,
-            "rolloutUID": FORGED,
-            "policyDigest": DENSE.digest,
-            "decision": "Approve",
+            "rollout": rollout,
+            "rolloutUID": uid,
+            "policyDigest": digest,
+            "decision": decision,
             "approver": FORGED,
             "reason": "self-test of admission, a dry run",
         },

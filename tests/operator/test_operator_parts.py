@@ -18,7 +18,7 @@ from trimwheel_api import metrics as table
 from trimwheel_api import names
 from trimwheel_api.errors import Conflict, Refused, SpecInvalid, Unavailable
 from trimwheel_api.kinds import KINDS
-from trimwheel_operator.admission import AdmissionTest
+from trimwheel_operator.admission import APPROVALS, APPROVERS, POLICIES, AdmissionTest, probes
 from trimwheel_operator.apply import Writer
 from trimwheel_operator.cluster import path_of
 from trimwheel_operator.evidence import EvidenceReader
@@ -233,59 +233,89 @@ def test_probes_and_raw_events_are_not_logged(logger: str, told: bool) -> None:
 
 
 class Guarded(FakeApi):
-    def __init__(self, refusal: str | None) -> None:
+    """Both bindings are there; each policy refuses as the chart's do, unless it is `gone`.
+
+    Of several that refuse, `first` is named: the API server's order is none.
+    """
+
+    def __init__(self, gone: str = "", first: str = APPROVERS, instead: str = "") -> None:
         super().__init__()
-        self.refusal = refusal
+        self.gone, self.instead = gone, instead
+        self.order = sorted(POLICIES, key=lambda name: name != first)
         self.asked = 0
-        for name in ("trimwheel-approvers", "trimwheel-approvals"):
+        for name in POLICIES:
             self.objects[path_of("ValidatingAdmissionPolicyBinding", name=name)] = {
                 "metadata": {"creationTimestamp": "2026-01-01T00:00:00Z"},
                 "spec": {"validationActions": ["Deny", "Audit"]},
             }
 
     def create(self, path: str, body: Any, *, dry_run: bool = False) -> Any:
-        assert dry_run
+        assert dry_run and path == path_of("PolicyApproval", "team")
         self.asked += 1
-        if self.refusal is not None:
-            raise Refused(self.refusal)
+        if self.instead:
+            raise Refused(self.instead)
+        spec = body["spec"]
+        refuses = {
+            APPROVERS: spec["rolloutUID"] != "trimwheel-self-test",
+            APPROVALS: spec["rolloutUID"] != "uid-PolicyRollout-ramp",
+        }
+        for name in self.order:
+            if refuses[name] and name != self.gone:
+                raise Refused(f"ValidatingAdmissionPolicy '{name}' with binding '{name}' denied")
         return body
 
 
+@pytest.mark.parametrize("first", POLICIES)
 @pytest.mark.parametrize(
-    ("scenario", "refusal", "armed"),
+    ("change", "missing"),
     [
-        ("ours refuses", "ValidatingAdmissionPolicy 'trimwheel-approvers' with binding", True),
-        ("the other of ours", "ValidatingAdmissionPolicy 'trimwheel-approvals' denied", True),
-        ("rbac refuses", 'User "x" cannot create resource "policyapprovals"', False),
-        ("another policy refuses", "ValidatingAdmissionPolicy 'no-friday' denied", False),
-        ("nobody refuses", None, False),
+        ({}, ""),
+        ({"gone": APPROVERS}, "trimwheel-approvers let a forged approval"),
+        ({"gone": APPROVALS}, "trimwheel-approvals let a forged approval"),
+        ({"instead": 'User "x" cannot create "policyapprovals"'}, "not by trimwheel-approvers"),
+        ({"instead": "ValidatingAdmissionPolicy 'no-friday' denied"}, "not by trimwheel-appr"),
+        ({"instead": "ValidatingAdmissionPolicy 'trimwheel-approvers' denied"}, "-approvals: "),
+        ({"instead": "ValidatingAdmissionPolicy 'trimwheel-approvals' denied"}, "-approvers: "),
     ],
 )
-def test_admission_counts_only_when(scenario: str, refusal: str | None, armed: bool) -> None:
-    found = AdmissionTest(Guarded(refusal)).check("team")  # type: ignore[arg-type]
-    assert found.armed is armed, scenario
-    assert (found.armed_since is not None) is armed
+def test_admission_counts_only_when_each_policy_refuses_in_its_own_name(
+    started: Any, change: dict[str, str], missing: str, first: str
+) -> None:
+    found = AdmissionTest(Guarded(first=first, **change)).check(started)  # type: ignore[arg-type]
+    assert found.armed is not bool(missing)
+    assert (found.armed_since is None) is bool(missing)
+    assert missing in found.message
+
+
+def test_the_forged_rejection_is_wrong_in_nothing_but_its_author(started: Any) -> None:
+    who, what = (probe.body["spec"] for probe in probes(started))
+    right = (started.name, started.metadata.uid, started.spec.policy_digest)
+    assert (who["rollout"], who["rolloutUID"], who["policyDigest"]) == right
+    assert who["decision"] == "Reject"
+    assert what["rollout"] == started.name and what["rolloutUID"] != started.metadata.uid
 
 
 @pytest.mark.parametrize("change", ["delete", "audit only"])
-def test_a_binding_that_is_gone_or_only_audits_is_missing_admission(change: str) -> None:
-    api = Guarded("ValidatingAdmissionPolicy 'trimwheel-approvers' denied")
-    place = path_of("ValidatingAdmissionPolicyBinding", name="trimwheel-approvals")
+def test_a_binding_that_is_gone_or_only_audits_is_missing_admission(
+    started: Any, change: str
+) -> None:
+    api = Guarded()
+    place = path_of("ValidatingAdmissionPolicyBinding", name=APPROVALS)
     if change == "delete":
         del api.objects[place]
     else:
         api.objects[place]["spec"]["validationActions"] = ["Audit"]
-    found = AdmissionTest(api).check("team")  # type: ignore[arg-type]
-    assert found.armed is False and "trimwheel-approvals" in found.message
+    found = AdmissionTest(api).check(started)  # type: ignore[arg-type]
+    assert found.armed is False and APPROVALS in found.message
 
 
-def test_the_self_test_runs_each_minute_and_whenever_an_approval_is_counted() -> None:
-    api, clock = Guarded("ValidatingAdmissionPolicy 'trimwheel-approvers' denied"), Clock()
+def test_the_self_test_runs_each_minute_and_whenever_an_approval_is_counted(started: Any) -> None:
+    api, clock = Guarded(), Clock()
     test = AdmissionTest(api, clock)  # type: ignore[arg-type]
     for seconds, fresh in ((0, False), (59, False), (1, False), (1, True)):
         clock.now += seconds
-        test.check("team", fresh=fresh)
-    assert api.asked == 3
+        test.check(started, fresh=fresh)
+    assert api.asked == 3 * len(probes(started))
 
 
 # --- evidence ----------------------------------------------------------------------------------
