@@ -125,6 +125,7 @@ class Reason:
     NOT_ENOUGH_EVIDENCE = "NotEnoughEvidence"
     COVARIATE_DRIFT = "CovariateDrift"
     SERVING_FULL_DEPTH = "ServingFullDepth"  # no valid certificate: workers run the dense policy
+    NO_ROOM_FOR_FULL_DEPTH = "NoRoomForFullDepth"  # harmful, but workers could not carry full depth
     HEALTHY = "Healthy"
     # PolicyRollout
     ACCEPTED = "Accepted"

@@ -1,6 +1,7 @@
-"""What Prometheus says of a canary: counters in, judged guards out.
+"""What Prometheus says of a canary, and of the load: counters in, judged guards out.
 
-Called by `gather` for the one active rollout of a model. Evidence is read from raw counters since
+Called by `gather` for the one active rollout of a model, and for a model whose policy does harm,
+to learn whether its workers could carry full depth. Evidence is read from raw counters since
 the rollout's frozen start, so a restarted operator recomputes the same verdicts. Prometheus being
 away is an answer too: no guard passes, none fails. The formulas live in `trimwheel_telemetry`.
 """
@@ -26,6 +27,7 @@ from trimwheel_telemetry.counters import (
     matching,
     total,
 )
+from trimwheel_telemetry.load import LoadCounters, full_depth_utilisation
 from trimwheel_telemetry.verdicts import (
     DataState,
     GuardEvidence,
@@ -113,6 +115,26 @@ class EvidenceReader:
             found.append(samples.take(answer.series, end))
         trials, events, requests, device = found
         return Counters(trials, events, requests, device)
+
+    def full_depth(self, namespace: str, model: str, workers: int, now: datetime) -> float | None:
+        """Utilisation at full depth that the last minutes project; None when nobody knows."""
+        if self._prometheus is None:
+            return None
+        until = now.timestamp()
+        window = Window(since=until - ARRIVAL_SECONDS, until=until, max_age=self._max_age)
+        found: list[tuple[Series, ...]] = []
+        for metric in (
+            metrics.REQUESTS,
+            metrics.DEVICE_SECONDS,
+            metrics.LAYERS_RUN,
+            metrics.LAYERS_FULL,
+        ):
+            selector = f'{metric.name}{{namespace="{namespace}",model="{model}"}}'
+            answer = self._prometheus.raw(selector, window.since - LOOKBACK_SECONDS, until)
+            if not isinstance(answer, Ok):
+                return None
+            found.append(answer.series)
+        return full_depth_utilisation(LoadCounters(*found), window, workers)
 
     def _samples(self, rollout: PolicyRollout, metric: str) -> Samples:
         """What is known of this metric in this attempt; a model's former attempt is forgotten."""

@@ -8,7 +8,7 @@ are in `Memory`, and losing them costs a repeated write at most.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -28,7 +28,7 @@ from trimwheel_operator import manifests
 from trimwheel_operator.admission import AdmissionTest
 from trimwheel_operator.cluster import KubeApi, path_of
 from trimwheel_operator.evidence import EvidenceReader
-from trimwheel_operator.plan import phases
+from trimwheel_operator.plan import phases, stable
 from trimwheel_operator.plan.actions import Ensure, Plan, WriteAssignment
 from trimwheel_operator.plan.clock import parse
 from trimwheel_operator.plan.observed import (
@@ -93,7 +93,7 @@ class Gatherer:
         acknowledgements = self._acknowledgements(namespace, name)
         pods = self._pods(namespace, name, acknowledgements)
         active = [one for one in rollouts if phases.is_active(one.status)]
-        return ObservedState(
+        state = ObservedState(
             namespace=namespace,
             name=name,
             settings=self.settings,
@@ -110,8 +110,13 @@ class Gatherer:
             acknowledgements=acknowledgements,
             children=children,
             evidence=self._evidence(active, sum(pod.ready for pod in pods), memory, now),
-            admission=self._admission(namespace, active, approvals),
+            admission=self._admission(active, approvals),
         )
+        if not stable.harm_asks_for_full_depth(state):
+            return state
+        workers = sum(pod.ready for pod in pods)
+        load = self.evidence.full_depth(namespace, name, workers, now)
+        return replace(state, full_depth_load=load)
 
     def _one(self, kind: type[Kind], namespace: str, name: str) -> Kind | None:
         found = self.api.find(path_of(kind.__name__, namespace, name))
@@ -213,16 +218,13 @@ class Gatherer:
         return memory.evidence
 
     def _admission(
-        self,
-        namespace: str,
-        active: list[PolicyRollout],
-        approvals: tuple[PolicyApproval, ...],
+        self, active: list[PolicyRollout], approvals: tuple[PolicyApproval, ...]
     ) -> AdmissionCheck:
         if not active:
             return UNCHECKED
         uids = {one.metadata.uid for one in active}
         counts = any(one.spec.rollout_uid in uids for one in approvals)
-        return self.admission.check(namespace, fresh=counts)
+        return self.admission.check(active[0], fresh=counts)
 
 
 def pod_selector(model: str) -> str:

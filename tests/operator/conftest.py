@@ -95,6 +95,8 @@ class World:
     verdicts: dict[str, str] | None = None
     requests: int = 10_000
     admission: AdmissionCheck = AdmissionCheck(True, "", START - timedelta(days=1))
+    full_depth_load: float | None = None
+    """Utilisation that Prometheus projects for full depth."""
     held_since: datetime | None = None
     last_renewal: datetime | None = None
     settings: Settings = field(default_factory=Settings)
@@ -282,6 +284,7 @@ class World:
             ),
             evidence=self._evidence(rollouts),
             admission=self.admission,
+            full_depth_load=self.full_depth_load,
         )
 
     def look(self, *, crash_after: int | None = None) -> Plan:

@@ -431,6 +431,33 @@ def test_without_prometheus_no_guard_passes_or_fails(started: Any, prometheus: A
     assert all(guard.message for guard in found.guards)
 
 
+def layers(skipped: float) -> dict[str, list[Series]]:
+    """Stable served 3000 in the last minute, on `skipped` fewer layers; so did a candidate."""
+    arms = (names.ARM_CANDIDATE, names.ARM_STABLE)
+    return {
+        table.REQUESTS.name: [line(3000, arm=a, exit="1", code="200") for a in arms],
+        table.DEVICE_SECONDS.name: [line(t, arm=a) for a, t in zip(arms, (99, 6), strict=True)],
+        table.LAYERS_RUN.name: [line(12000 * (1 - skipped), arm=a) for a in arms],
+        table.LAYERS_FULL.name: [line(12000, arm=a) for a in arms],
+    }
+
+
+@pytest.mark.parametrize(("skipped", "load"), [(0.0, 0.1), (0.5, 0.2), (0.75, 0.4)])
+def test_full_depth_is_projected_from_what_stable_requests_cost(
+    skipped: float, load: float
+) -> None:
+    prometheus: Any = FakePrometheus(layers(skipped))
+    reader = EvidenceReader(prometheus, 1.0)
+    # 100 requests a second of 2 ms each on two workers are a tenth, without skipped layers.
+    found = reader.full_depth("team", "router", 2, START + timedelta(seconds=60))
+    assert found == pytest.approx(load, rel=0.2)  # the line begins ten seconds before it grows
+
+
+@pytest.mark.parametrize("prometheus", [None, FakePrometheus(None)])
+def test_without_prometheus_nobody_knows_the_load(prometheus: Any) -> None:
+    assert EvidenceReader(prometheus, 1.0).full_depth("team", "router", 2, START) is None
+
+
 # --- small parts -------------------------------------------------------------------------------
 
 JSON = st.recursive(

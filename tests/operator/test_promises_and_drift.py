@@ -9,6 +9,7 @@ import pytest
 from trimwheel_api import names
 from trimwheel_api.names import Reason
 from trimwheel_api.policy import DENSE
+from trimwheel_operator.plan.stable import harm_asks_for_full_depth
 
 World = Any
 Document = dict[str, Any]
@@ -83,6 +84,80 @@ def test_with_on_harm_alert_the_policy_keeps_serving(promoted: World) -> None:
     assert not is_dense(promoted) and not degraded(promoted)
     assert promoted.of_model.is_true(names.DRIFTED)
     assert promoted.of_model.certificate.state == "Revoked"
+
+
+@pytest.mark.parametrize(
+    ("load", "serves_on"), [(None, False), (0.79, False), (0.8, True), (1.7, True)]
+)
+def test_harm_sends_everyone_to_full_depth_only_if_the_workers_can_carry_it(
+    promoted: World, load: float | None, serves_on: bool
+) -> None:
+    promoted.full_depth_load = load
+    harmful(promoted.after(5))
+    promoted.settle()
+    model = promoted.of_model
+    assert is_dense(promoted) is not serves_on
+    assert degraded(promoted) is not serves_on
+    assert model.is_true(names.DRIFTED) and model.certificate.state == "Revoked"
+    told = [event for event in promoted.events if event.reason == Reason.NO_ROOM_FOR_FULL_DEPTH]
+    assert [event.type for event in told] == ["Warning"] * serves_on
+    if serves_on:
+        condition = model.condition(names.DEGRADED)
+        assert condition.reason == Reason.NO_ROOM_FOR_FULL_DEPTH
+        assert f"{load:.2f}" in condition.message and "0.8" in condition.message
+
+
+def test_while_there_is_no_room_a_changing_load_changes_no_status(promoted: World) -> None:
+    promoted.full_depth_load = 0.9
+    harmful(promoted.after(5))
+    promoted.settle()
+    before = promoted.of_model
+    promoted.full_depth_load = 1.1
+    assert promoted.after(30).look().actions == ()
+    assert promoted.of_model == before
+
+
+def test_full_depth_comes_with_the_room_for_it_and_stays(promoted: World) -> None:
+    promoted.full_depth_load = 0.9
+    harmful(promoted.after(5))
+    promoted.settle()
+    promoted.full_depth_load = 0.6
+    promoted.after(30).settle()
+    assert is_dense(promoted) and degraded(promoted)
+    assert promoted.of_model.condition(names.DEGRADED).reason == Reason.SERVING_FULL_DEPTH
+    promoted.full_depth_load = 0.9
+    promoted.after(30).settle()
+    assert is_dense(promoted) and degraded(promoted)
+
+
+@pytest.mark.parametrize("cause", ["expiry", "another model"])
+def test_only_harm_weighs_the_load(promoted: World, cause: str) -> None:
+    promoted.full_depth_load = 2.0
+    if cause == "expiry":
+        promoted.after(31 * 86400)
+    else:
+        harmful(promoted.after(5))
+        promoted.model(model={"digest": "sha256:" + "b" * 64})
+    promoted.after(1).settle()
+    assert is_dense(promoted) and degraded(promoted)
+
+
+def test_the_load_is_asked_for_while_a_harmful_policy_serves_and_else_never(
+    promoted: World,
+) -> None:
+    assert not harm_asks_for_full_depth(promoted.observe())
+    harmful(promoted.after(5))
+    assert harm_asks_for_full_depth(promoted.observe()), "before anything was decided"
+    promoted.full_depth_load = 0.9
+    promoted.settle()
+    del promoted.objects["TuningRun", "alarm"]
+    assert harm_asks_for_full_depth(promoted.observe()), "while there is no room"
+    promoted.model(drift={"onHarm": "alert"})
+    assert not harm_asks_for_full_depth(promoted.observe())
+    promoted.model(drift={"onHarm": "fullDepth"})
+    promoted.full_depth_load = None
+    promoted.settle()
+    assert not harm_asks_for_full_depth(promoted.observe()), "at full depth there is no question"
 
 
 def test_another_model_digest_sends_everyone_to_full_depth(promoted: World) -> None:

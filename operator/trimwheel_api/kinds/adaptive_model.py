@@ -107,7 +107,9 @@ class DriftSpec(Spec):
         description="Mean number of audits to a false Harmful verdict at the promised risk.",
     )
     on_harm: Literal["fullDepth", "alert"] = Field(
-        default="fullDepth", description="What a Harmful verdict does besides starting a TuningRun."
+        default="fullDepth",
+        description="What a Harmful verdict does besides starting a TuningRun. fullDepth waits "
+        "while it is projected to bring utilisation to objectives.capacityTarget or above.",
     )
     block: Duration = Field(default="15m", description="Length of a covariate block.")
     reference: Duration = Field(default="14d", description="Clean history that sets the alarm.")

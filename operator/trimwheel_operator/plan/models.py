@@ -130,6 +130,8 @@ def report(
     _report_serving(draft, model, mistake)
     _report_promise(draft, choice)
     _report_drift(draft)
+    if choice.no_room:
+        _report_no_room(draft, model)
 
 
 def _endpoint(state: ObservedState) -> str:
@@ -214,6 +216,24 @@ def _report_promise(draft: Draft, choice: StableChoice) -> None:
         return
     message = f"{found.message}; every worker serves full depth"
     draft.model_condition(names.DEGRADED, True, Reason.SERVING_FULL_DEPTH, message)
+
+
+def _report_no_room(draft: Draft, model: AdaptiveModel) -> None:
+    """Harm goes on because full depth would overload the workers: a person has to know.
+
+    Said once, with the load of that moment: a status that follows the load would never rest.
+    """
+    before = model.status.condition(names.DEGRADED)
+    if before is not None and before.reason == Reason.NO_ROOM_FOR_FULL_DEPTH:
+        draft.model_condition(names.DEGRADED, False, before.reason, before.message)
+        return
+    message = (
+        f"the policy does harm and keeps serving: full depth would bring the workers' utilisation "
+        f"to {draft.state.full_depth_load:.2f}, objectives.capacityTarget is "
+        f"{model.spec.objectives.capacity_target}; add replicas"
+    )
+    draft.model_condition(names.DEGRADED, False, Reason.NO_ROOM_FOR_FULL_DEPTH, message)
+    draft.tell(model.kind, model.metadata, Reason.NO_ROOM_FOR_FULL_DEPTH, message, "Warning")
 
 
 def _report_drift(draft: Draft) -> None:

@@ -134,5 +134,7 @@ class ObservedState:
     children: Children = field(default_factory=Children)
     evidence: Evidence | None = None
     admission: AdmissionCheck = UNCHECKED
+    full_depth_load: float | None = None
+    """Utilisation that full depth is projected to cause; None when nobody knows, or asked."""
     unreadable: tuple[tuple[str, str, str], ...] = ()
     """(kind, name, why) of objects that no longer parse as their kind."""

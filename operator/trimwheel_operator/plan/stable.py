@@ -29,6 +29,8 @@ class StableChoice:
     policy: str
     standing: Standing
     degraded: bool = False
+    no_room: bool = False
+    """It does harm and is served all the same: the workers could not carry full depth."""
 
 
 def choose(draft: Draft, model: AdaptiveModel, found: Standing) -> StableChoice:
@@ -37,19 +39,53 @@ def choose(draft: Draft, model: AdaptiveModel, found: Standing) -> StableChoice:
     if intended is None or intended.digest == DENSE.digest:
         return StableChoice(DENSE_ASSIGNED, "", found)
     document = known_document(draft.state, intended.digest)
-    if document is not None and (found.valid or _tolerated(draft, model, intended, found)):
+    if document is None:
+        return StableChoice(DENSE_ASSIGNED, "", found, degraded=True)
+    if found.valid or _tolerated(draft, model, intended, found):
         return StableChoice(document, intended.policy, found)
+    same_model = found.reason != Reason.MODEL_DIGEST_CHANGED
+    if same_model and _harmed(draft, intended, found) and _too_busy(draft, model):
+        return StableChoice(document, intended.policy, found, no_room=True)
     return StableChoice(DENSE_ASSIGNED, "", found, degraded=True)
 
 
 def _tolerated(draft: Draft, model: AdaptiveModel, intended: StablePolicy, found: Standing) -> bool:
     """Whether a person decided that it may be served without a valid certificate."""
-    harmed = found.reason == Reason.CERTIFICATE_REVOKED or bool(
-        harm_since(intended, draft.model.drift)
-    )
-    if harmed:
+    if _harmed(draft, intended, found):
         return model.spec.drift.on_harm == "alert"
     return intended.waived and found.reason != Reason.MODEL_DIGEST_CHANGED
+
+
+def _harmed(draft: Draft, intended: StablePolicy, found: Standing) -> bool:
+    """Whether audits showed harm of this policy on this model."""
+    return found.reason == Reason.CERTIFICATE_REVOKED or bool(
+        harm_since(intended, draft.model.drift)
+    )
+
+
+def _too_busy(draft: Draft, model: AdaptiveModel) -> bool:
+    """Whether the workers, projected to full depth, have less room than the objectives ask for.
+
+    Not known means no: wrong answers are certain, an overload is not. What is at full depth stays
+    there, so that a load around the target does not make the policy flap.
+    """
+    load, served = draft.state.full_depth_load, draft.assignment
+    if load is None or served is None or served.stable.digest == DENSE.digest:
+        return False
+    return load >= float(model.spec.objectives.capacity_target)
+
+
+def harm_asks_for_full_depth(state: ObservedState) -> bool:
+    """Whether a policy that does harm is being served: then the load has to be known."""
+    model, assignment = state.model, state.assignment
+    if model is None or assignment is None or model.spec.drift.on_harm == "alert":
+        return False
+    intended, known = model.status.intended, model.status.certificate
+    if intended is None or assignment.spec.stable.digest == DENSE.digest:
+        return False
+    reported = [model.status.drift, *(run.status.drift for run in state.runs)]
+    revoked = known is not None and known.state == "Revoked"
+    return revoked or any(harm_since(intended, drift) for drift in reported)
 
 
 def known_document(state: ObservedState, digest: str) -> AssignedPolicy | None:
