@@ -51,6 +51,6 @@ BENCHES: dict[str, Verb] = {
     "certificate": Verb("Violations and cost of certificates over many draws.", "pipelines"),
     "canary": Verb("False Fails of identical arms, and delay to a real one.", "pipelines"),
     "rollback": Verb("Decision to last acknowledgement over many workers.", "operator"),
-    "serving": Verb("Dense against transformers, adaptive against dense.", "workers"),
+    "serving": Verb("Time the encoder against transformers, exits against dense.", "pipelines"),
     "task": Verb("Check that the demo's task has something to lose.", "pipelines"),
 }

@@ -249,6 +249,10 @@ def command(workers: int, rounds: int, output: str) -> None:
     """Measure rollbacks over many workers on the cluster of KUBECONFIG.
 
     The chart must be installed there, and you must be its administrator.
+
+    \b
+    trimwheel bench rollback
+    trimwheel bench rollback --workers 200 --rounds 50 -o json
     """
     try:
         bench = Bench(workers)
