@@ -24,8 +24,8 @@ setup: ## check the machine, make .venv, build Kubernetes and friends, train the
 	@$(BOOTSTRAP) --steps python,binaries,model
 
 demo: ## play the whole loop on this machine (DETACH=1 SEED=n FRESH=1 BAD_POLICY=file REPORT=path)
-	@$(BOOTSTRAP) --steps python,binaries,model --plan demo
-	@SEED="$(SEED)" FRESH="$(FRESH)" DETACH="$(DETACH)" BAD_POLICY="$(BAD_POLICY)" REPORT="$(REPORT)" \
+	@SEED="$(SEED)" FRESH="$(FRESH)" $(BOOTSTRAP) --steps python,binaries,model --plan demo
+	@SEED="$(SEED)" DETACH="$(DETACH)" BAD_POLICY="$(BAD_POLICY)" REPORT="$(REPORT)" \
 	  $(PY) -m trimwheel_demo play
 
 down: ## stop and remove all that `make demo` started

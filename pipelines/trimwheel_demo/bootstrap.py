@@ -159,6 +159,8 @@ def is_cached(name: str) -> bool:
         return python_stamp().exists()
     if name == "binaries":
         return not _missing_binaries()
+    if _fresh():
+        return False
     return (VENV / "bin/python").exists() and _run_quietly([*_train(), "--is-cached"])
 
 
@@ -174,6 +176,11 @@ def _missing_binaries() -> list[str]:
 def _train() -> list[str]:
     seed = os.environ.get("SEED") or "0"
     return [str(VENV / "bin/python"), "-m", "trimwheel_demo.training", "--seed", seed]
+
+
+def _fresh() -> bool:
+    """FRESH=1: train anew, whatever is cached."""
+    return os.environ.get("FRESH") in ("1", "true", "yes")
 
 
 def _run_quietly(command: list[str]) -> bool:
@@ -230,7 +237,8 @@ def _share_built(total: int, step: Step) -> float:
 
 def train_model(step: Step) -> None:
     """The demo's encoder; cached by seed and recipe."""
-    _call(step, _train(), "training the encoder on one core")
+    anew = ["--retrain"] if _fresh() else []
+    _call(step, [*_train(), *anew], "training the encoder on one core")
 
 
 def _call(step: Step, command: list[str], message: str, env: dict[str, str] | None = None) -> None:

@@ -112,7 +112,7 @@ def demo() -> None:
 
 @demo.command("play", short_help="Play the story; options come from the environment.")
 def play() -> None:
-    """Play the story: SEED, DETACH, FRESH, BAD_POLICY and REPORT are read from the environment."""
+    """Play the story: SEED, DETACH, BAD_POLICY and REPORT are read from the environment."""
     from trimwheel_demo.play import main
 
     sys.exit(main())

@@ -34,7 +34,6 @@ class Options:
 
     seed: int = 0
     detach: bool = False
-    fresh: bool = False
     bad_policy: Path | None = None
     report: Path = Path("build/demo-report.json")
     kubeconfig: Path | None = None
@@ -44,13 +43,12 @@ class Options:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Options:
-        """Read SEED, DETACH, FRESH, BAD_POLICY, REPORT and the TRIMWHEEL_USE_* addresses."""
+        """Read SEED, DETACH, BAD_POLICY, REPORT and the TRIMWHEEL_USE_* addresses."""
         bad, kubeconfig = environ.get("BAD_POLICY"), environ.get("TRIMWHEEL_USE_KUBECONFIG")
         values = environ.get("TRIMWHEEL_VALUES")
         return cls(
             seed=int(environ.get("SEED") or 0),
             detach=environ.get("DETACH") in ("1", "true", "yes"),
-            fresh=environ.get("FRESH") in ("1", "true", "yes"),
             bad_policy=Path(bad) if bad else None,
             report=Path(environ.get("REPORT") or "build/demo-report.json"),
             kubeconfig=Path(kubeconfig) if kubeconfig else None,

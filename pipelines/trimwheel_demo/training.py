@@ -165,9 +165,12 @@ def figures(model: LoadedModel, held: Sequence[tuple[str, str]]) -> dict[str, An
     "--out", type=click.Path(path_type=Path), help="Copy the trained folder here as well."
 )
 @click.option("--is-cached", "only_ask", is_flag=True, help="Only say whether it is cached.")
+@click.option("--retrain", is_flag=True, help="Forget the cached model first.")
 @output_option
-def command(seed: int, out: Path | None, only_ask: bool, output: str) -> None:
+def command(seed: int, out: Path | None, only_ask: bool, retrain: bool, output: str) -> None:
     """Train the demo's encoder, or find it in the cache."""
+    if retrain:
+        forget(seed)
     if only_ask:
         cached = is_cached(seed)
         emit({"seed": seed, "cached": cached}, output, table="cached" if cached else "not cached")
