@@ -101,6 +101,12 @@ def _cached(folder: Path) -> Trained | None:
     return Trained(folder, summary["digest"], summary["metadata"])
 
 
+def forget(seed: int, cache: Path | None = None) -> None:
+    """Remove the cached model of ``seed``; nothing happens when there is none."""
+    folder = _folder(corpus.build(seed), seed, cache or cache_folder())
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 @contextmanager
 def _alone(lock: Path) -> Iterator[None]:
     with lock.open("w") as handle:
