@@ -73,10 +73,7 @@ def ensure_on(
 
 def is_cached(seed: int, cache: Path | None = None) -> bool:
     """Whether `ensure` would return at once."""
-    from trimwheel_workers.fitting.recipe import Recipe
-
-    data, _ = _demo_data(seed)
-    return _cached(_folder(data, Recipe(), seed, cache or cache_folder())) is not None
+    return _cached(_demo_folder(seed, cache)) is not None
 
 
 def _demo_data(seed: int) -> tuple[TrainingSet, tuple[tuple[str, str], ...]]:
@@ -85,6 +82,13 @@ def _demo_data(seed: int) -> tuple[TrainingSet, tuple[tuple[str, str], ...]]:
     pools = corpus.build(seed)
     data = TrainingSet(pools.classes, pools.labelled("train"), pools.labelled("score"))
     return data, pools.labelled("heldout")
+
+
+def _demo_folder(seed: int, cache: Path | None) -> Path:
+    from trimwheel_workers.fitting.recipe import Recipe
+
+    data, _ = _demo_data(seed)
+    return _folder(data, Recipe(), seed, cache or cache_folder())
 
 
 def _folder(data: TrainingSet, recipe: Recipe, seed: int, cache: Path) -> Path:
@@ -103,8 +107,7 @@ def _cached(folder: Path) -> Trained | None:
 
 def forget(seed: int, cache: Path | None = None) -> None:
     """Remove the cached model of ``seed``; nothing happens when there is none."""
-    folder = _folder(corpus.build(seed), seed, cache or cache_folder())
-    shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(_demo_folder(seed, cache), ignore_errors=True)
 
 
 @contextmanager
