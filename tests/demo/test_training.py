@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,6 +65,17 @@ def test_another_seed_recipe_or_text_is_another_model(
     monkeypatch.setattr(training, "_train", ask)
     with pytest.raises(Asked):
         training.ensure_on(data, recipe, seed, ROWS, cached[0])
+
+
+def test_a_forgotten_model_is_trained_again(
+    cached: tuple[Path, training.Trained], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(training, "_demo_data", lambda seed: (DATA, tuple(ROWS)))
+    for seed in (0, 1):
+        shutil.copytree(cached[1].folder, training._demo_folder(seed, tmp_path))
+    training.forget(0, tmp_path)
+    assert [training.is_cached(seed, tmp_path) for seed in (0, 1)] == [False, True]
+    training.forget(0, tmp_path)  # what is not there is no error
 
 
 def test_an_interrupted_training_leaves_nothing_that_looks_trained(tmp_path: Path) -> None:
