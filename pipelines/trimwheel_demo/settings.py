@@ -73,6 +73,7 @@ def model_manifest(uri: str, digest: str) -> dict[str, Any]:
                 "maxDisagreement": EPSILON,
                 "confidence": CONFIDENCE,
                 "errorBudget": "0.01",
+                "capacityTarget": "0.95",
                 "latency": {"slo": "500ms", "budget": "0.05"},
             },
             "audits": {"rate": AUDIT_RATE, "alarmRate": AUDIT_RATE, "inputs": "sampled"},
