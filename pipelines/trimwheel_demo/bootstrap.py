@@ -159,9 +159,31 @@ def is_cached(name: str) -> bool:
         return python_stamp().exists()
     if name == "binaries":
         return not _missing_binaries()
-    if _fresh():
-        return False
-    return (VENV / "bin/python").exists() and _run_quietly([*_train(), "--is-cached"])
+    return not _fresh() and _model_stamp() is not None
+
+
+def _stamp_file() -> Path:
+    return BUILD / f"model-{os.environ.get('SEED') or '0'}.json"
+
+
+def _model_sources() -> str:
+    """Names all that the trained weights depend on, without importing any of it."""
+    folders = ("workers/trimwheel_workers/fitting", "workers/trimwheel_workers/model")
+    files = [path for folder in folders for path in sorted((ROOT / folder).glob("*.py"))]
+    files += [ROOT / "pipelines/trimwheel_demo" / name for name in ("corpus.py", "training.py")]
+    content = hashlib.sha256(f"{sys.version} {cache_folder()}".encode())
+    for path in files:
+        content.update(path.read_bytes())
+    return content.hexdigest()
+
+
+def _model_stamp() -> Path | None:
+    """Folder of the trained model that an earlier run noted; None when it is gone or outdated."""
+    if not _stamp_file().exists():
+        return None
+    noted = json.loads(_stamp_file().read_text())
+    folder = Path(noted["folder"])
+    return folder if noted["sources"] == _model_sources() and folder.exists() else None
 
 
 def _missing_binaries() -> list[str]:
@@ -181,10 +203,6 @@ def _train() -> list[str]:
 def _fresh() -> bool:
     """FRESH=1: train anew, whatever is cached."""
     return os.environ.get("FRESH") in ("1", "true", "yes")
-
-
-def _run_quietly(command: list[str]) -> bool:
-    return subprocess.run(command, capture_output=True, cwd=ROOT).returncode == 0
 
 
 # --- steps ------------------------------------------------------------------------------------
@@ -238,7 +256,11 @@ def _share_built(total: int, step: Step) -> float:
 def train_model(step: Step) -> None:
     """The demo's encoder; cached by seed and recipe."""
     anew = ["--retrain"] if _fresh() else []
-    _call(step, [*_train(), *anew], "training the encoder on one core")
+    _call(step, [*_train(), *anew, "-o", "json"], "training the encoder on one core")
+    told = step.log.read_text()
+    folder = json.loads(told[told.index("{\n") :])["folder"]
+    note = {"sources": _model_sources(), "folder": folder}
+    _stamp_file().write_text(json.dumps(note) + "\n")
 
 
 def _call(step: Step, command: list[str], message: str, env: dict[str, str] | None = None) -> None:

@@ -7,7 +7,9 @@ never retried with another seed.
 
 from __future__ import annotations
 
+import importlib
 import signal
+import threading
 import time
 
 from trimwheel_api.errors import TrimwheelError
@@ -31,6 +33,8 @@ def main() -> int:
     report["not_shown"] = list(summary.NOT_SHOWN)
     code = 1
     world: World | None = None
+    # Importing the MLflow client takes seconds, and the cluster needs them as well.
+    threading.Thread(target=importlib.import_module, args=("mlflow",), daemon=True).start()
     try:
         teller.heading(0, "A Kubernetes control plane on loopback, Prometheus, MLflow, the chart")
         with report.stage("environment"):
