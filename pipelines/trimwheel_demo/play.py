@@ -23,6 +23,7 @@ from trimwheel_demo.world import World, bring_up, take_down
 
 BOOTSTRAP = ("Bootstrap",)
 ALARMS = ("Harmful", "CovariateDrift")
+INTERRUPTED = "interrupted"
 
 
 def main() -> int:
@@ -45,7 +46,7 @@ def main() -> int:
         report["exit_reason"] = f"kept full depth: {outcome}"
         teller.bad(report["exit_reason"])
     except KeyboardInterrupt:
-        report["exit_reason"] = "interrupted"
+        report["exit_reason"] = INTERRUPTED
     except TrimwheelError as error:
         report["exit_reason"] = str(error)
         teller.bad(str(error))
@@ -54,7 +55,11 @@ def main() -> int:
             report["peak_memory_bytes"] = world.memory.peak
         report.write()
     teller.say(f"report: {options.report}")
-    leave(world, options, teller)
+    if world is None or report["exit_reason"] == INTERRUPTED:
+        teller.say("removing what was started")
+        take_down(default_places())
+    else:
+        leave(world, options, teller)
     return code
 
 
@@ -95,11 +100,8 @@ def story(world: World) -> None:
     summary.tell(world)
 
 
-def leave(world: World | None, options: Options, teller: Teller) -> None:
+def leave(world: World, options: Options, teller: Teller) -> None:
     """Stay until Ctrl-C and then remove everything, or return and leave it running."""
-    if world is None:
-        take_down(default_places())
-        return
     teller.say('everything is running; reach it with: eval "$(.venv/bin/trimwheel env)"')
     if options.detach:
         teller.say("make down stops and removes it")
