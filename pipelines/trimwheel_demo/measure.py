@@ -13,6 +13,7 @@ import httpx
 from scipy.stats import beta
 
 from trimwheel_api import metrics
+from trimwheel_api.errors import Unavailable
 from trimwheel_demo import load
 from trimwheel_demo.places import MODEL
 from trimwheel_demo.world import World
@@ -34,7 +35,10 @@ class Counters:
 def query(world: World, expression: str) -> float:
     """One number from Prometheus; 0 when no series matches, as a sum over nothing is."""
     url = f"{world.prometheus}/api/v1/query"
-    answer = httpx.get(url, params={"query": expression}, timeout=10).raise_for_status().json()
+    try:
+        answer = httpx.get(url, params={"query": expression}, timeout=30).raise_for_status().json()
+    except httpx.HTTPError as error:
+        raise Unavailable(f"Prometheus at {world.prometheus}: {error}") from error
     rows = answer["data"]["result"]
     return float(rows[0]["value"][1]) if rows else 0.0
 
