@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from trimwheel_api.decide import decide
 from trimwheel_api.policy import parse_policy
 from trimwheel_demo.report import Report, metric_evidence
 from trimwheel_demo.settings import Options, model_manifest, non_default, validated
-from trimwheel_demo.stages.control import same_behaviour
+from trimwheel_demo.stages.control import same_behaviour, through_every_step
 from trimwheel_demo.stages.following import StepLog
 from trimwheel_demo.stages.harm import harmful_document
 
@@ -85,3 +86,22 @@ def test_the_step_log_keeps_one_row_for_each_step() -> None:
         {"weight": 0, "verdict": "Pass", "samples": 7, "seconds": 4.0},
         {"weight": 1000, "verdict": "Pass", "samples": 7, "seconds": 4.0},
     ]
+
+
+def control_item(step: int, samples: int, held: float) -> dict[str, object]:
+    begun = (datetime.now(UTC) - timedelta(seconds=held)).isoformat()
+    steps = [{"weight": "0%", "hold": "10s", "minRequests": 0},
+             {"weight": "50%", "hold": "15s", "minRequests": 300}]  # fmt: skip
+    guards = [{"name": "errors", "samples": samples, "verdict": "NotEnoughEvidence"}]
+    return {"status": {"step": step, "stepStartedAt": begun, "guards": guards,
+                       "effective": {"rollout": {"steps": steps}}}}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("step", "samples", "held", "through"),
+    [(0, 900, 60, False), (1, 900, 5, False), (1, 50, 60, False), (1, 120, 60, True)],
+)
+def test_the_control_ends_when_every_step_was_held_and_seen(
+    step: int, samples: int, held: float, through: bool
+) -> None:
+    assert through_every_step(control_item(step, samples, held)) is through

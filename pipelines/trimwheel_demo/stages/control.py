@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import copy
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 from trimwheel_api.policy import parse_policy
+from trimwheel_api.values import seconds
 from trimwheel_demo.kube import status
 from trimwheel_demo.places import MODEL, WAIVER
 from trimwheel_demo.report import object_evidence
 from trimwheel_demo.stages.following import (
+    Item,
     StepLog,
     StoryFailed,
     follow_rollout,
     guards_line,
+    instant,
     is_awaiting,
     is_rolled_back,
 )
 from trimwheel_demo.world import World
 
 NAME = "control"
+SESSION_REQUESTS = 3
+"""The errors guard counts sessions, which are at most this many requests long."""
 _TICK = Decimal("0.0000001")
 
 
@@ -35,6 +41,24 @@ def same_behaviour(document: dict[str, Any]) -> dict[str, Any]:
     step = -_TICK if thresholds[index] + _TICK >= 2 else _TICK
     twin["exit"]["thresholds"][index] = format(thresholds[index] + step, "f")
     return twin
+
+
+def through_every_step(item: Item) -> bool:
+    """Whether every step was held and seen by enough requests.
+
+    It need not pass: without a certificate a guard passes only below epsilon itself, and a policy
+    whose true disagreement lies at epsilon is neither passed nor failed, however long one waits.
+    """
+    seen = status(item)
+    if is_awaiting(item):
+        return True
+    steps = seen.get("effective", {}).get("rollout", {}).get("steps", [])
+    if not steps or seen.get("step", 0) < len(steps) - 1:
+        return False
+    held = (datetime.now(UTC) - instant(seen["stepStartedAt"])).total_seconds()
+    last = steps[-1]
+    served = max(guard.get("samples", 0) for guard in seen["guards"] if guard["name"] == "errors")
+    return held >= 2 * seconds(last["hold"]) and served >= last["minRequests"] / SESSION_REQUESTS
 
 
 def control(world: World, found: list[dict[str, str]]) -> None:
@@ -53,7 +77,7 @@ def control(world: World, found: list[dict[str, str]]) -> None:
     }  # fmt: skip
     carol.create("PolicyRollout", NAME, spec)
     log = StepLog()
-    item = follow_rollout(world, NAME, is_awaiting, log)
+    item = follow_rollout(world, NAME, through_every_step, log)
     if any(guard["verdict"] == "Fail" for guard in status(item).get("guards", [])):
         raise StoryFailed(f"the control failed a guard: {guards_line(item)}")
     world.teller.good(f"no Fail at any step: {guards_line(item)}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from datetime import datetime
 from typing import Any
 
 from trimwheel_api import names
@@ -16,7 +15,13 @@ from trimwheel_demo.measure import query
 from trimwheel_demo.places import EDITOR, MODEL, WAIVER
 from trimwheel_demo.report import metric_evidence, object_evidence
 from trimwheel_demo.stages.approval import as_account
-from trimwheel_demo.stages.following import Item, StoryFailed, follow_rollout, is_rolled_back
+from trimwheel_demo.stages.following import (
+    Item,
+    StoryFailed,
+    follow_rollout,
+    instant,
+    is_rolled_back,
+)
 from trimwheel_demo.world import World
 
 POLICY = "harmful"
@@ -144,9 +149,5 @@ def _detect_seconds(item: Item) -> float:
     decisions = status(item)["decisions"]
     begun = next(d for d in decisions if d["action"] == "Start")
     ended = next(d for d in decisions if d["action"] == "RollBack")
-    span = _instant(ended["time"]) - _instant(begun["time"])
-    return round(span, 1)
-
-
-def _instant(text: str) -> float:
-    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+    span = instant(ended["time"]) - instant(begun["time"])
+    return round(span.total_seconds(), 1)
