@@ -27,49 +27,59 @@ class StoryFailed(TrimwheelError):
     """Something happened that the story does not allow."""
 
 
-def newest(world: World, kind: str, accept: Callable[[Item], bool]) -> Item | None:
-    """The newest object of a kind that is accepted."""
-    found = [item for item in world.admin.items(kind) if accept(item)]
-    return found[-1] if found else None
+def follow_tuning(world: World, reasons: tuple[str, ...]) -> Item:
+    """Until every run with one of these reasons has ended; the oldest whose rollout lives.
 
+    A covariate alarm and the verdict of harm may each start a run for the same traffic; the
+    earlier candidate is then as good as the later one, and further along. Raises KeptFullDepth
+    when none certified a policy.
+    """
 
-def wait_tuning_started(world: World, reasons: tuple[str, ...], timeout: float) -> Item:
-    """The newest TuningRun with one of these reasons, once it exists."""
-    return world.teller.wait(
-        f"a TuningRun ({' or '.join(reasons)})",
-        lambda: newest(world, "TuningRun", lambda item: item["spec"].get("reason") in reasons),
-        timeout,
-    )
-
-
-def follow_tuning(world: World, name: str) -> Item:
-    """Until the TuningRun has ended. Raises KeptFullDepth when it certified nothing."""
-
-    def look() -> Item:
-        return world.admin.get("TuningRun", name) or {}
-
-    def ended() -> Item | None:
-        item = look()
-        done = is_true(item, names.READY) or is_true(item, names.STALLED)
-        return item if done else None
+    def all_ended() -> list[Item] | None:
+        runs = _runs(world, reasons)
+        return runs if runs and all(_has_ended(run) for run in runs) else None
 
     def line() -> str:
-        seen = status(look())
-        need = seen.get("certifyNeeded", 0)
+        runs = _runs(world, reasons)
+        if not runs:
+            return "not there yet"
+        seen = status(next((run for run in runs if not _has_ended(run)), runs[-1]))
         return (
             f"{seen.get('phase') or 'starting'}: trials {seen.get('trialsDone', 0)}, "
             f"search audits {seen.get('searchRecords', 0)}, "
-            f"fresh audits {seen.get('certifyRecords', 0)}/{need}"
+            f"fresh audits {seen.get('certifyRecords', 0)}/{seen.get('certifyNeeded', 0)}"
         )
 
-    item = world.teller.wait(f"TuningRun {name}", ended, TUNING_TIMEOUT, line)
-    outcome = status(item).get("outcome")
-    if outcome == "Certified" and status(item).get("rollout"):
-        return item
-    why = condition(item, names.STALLED) or condition(item, names.READY)
+    runs = world.teller.wait(f"TuningRun ({' or '.join(reasons)})", all_ended, TUNING_TIMEOUT, line)
+    for run in runs:
+        rollout = status(run).get("rollout")
+        if rollout and not ended(world.admin.get("PolicyRollout", rollout) or {}):
+            return run
+    last = runs[-1]
+    outcome = status(last).get("outcome")
+    why = condition(last, names.STALLED) or condition(last, names.READY)
     if outcome in ("NothingCertified", "NoImprovement"):
         raise KeptFullDepth(f"{outcome}: {why.get('message', '')}")
+    name = last["metadata"]["name"]
     raise StoryFailed(f"TuningRun {name} ended as {outcome}: {why.get('message', '')}")
+
+
+def _runs(world: World, reasons: tuple[str, ...]) -> list[Item]:
+    runs = world.admin.items("TuningRun")
+    return [run for run in runs if run["spec"].get("reason") in reasons]
+
+
+def _has_ended(run: Item) -> bool:
+    return is_true(run, names.READY) or is_true(run, names.STALLED)
+
+
+def give_up_others(world: World, keep: str, person: str) -> None:
+    """Abort, as `person`, what pipelines queued behind the rollout `keep`."""
+    for item in world.admin.items("PolicyRollout"):
+        name = item["metadata"]["name"]
+        if name != keep and not ended(item):
+            world.people[person].patch_spec("PolicyRollout", name, {"abort": True})
+            world.teller.say(f"{name}, made for the same traffic, is aborted by {person}")
 
 
 def guards_line(item: Item) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from trimwheel_api.names import registered_policy_name
 from trimwheel_demo.kube import status
-from trimwheel_demo.places import MODEL, NAMESPACE
+from trimwheel_demo.places import MODEL, NAMESPACE, WAIVER
 from trimwheel_demo.report import evidence, object_evidence
 from trimwheel_demo.stages.approval import approve, show_refusals
 from trimwheel_demo.stages.following import (
@@ -14,22 +14,18 @@ from trimwheel_demo.stages.following import (
     StepLog,
     follow_rollout,
     follow_tuning,
+    give_up_others,
     guards_line,
     is_awaiting,
     is_promoted,
-    wait_tuning_started,
 )
 from trimwheel_demo.world import World
-
-START_TIMEOUT = 120.0
 
 
 def tune(world: World, reasons: tuple[str, ...], found: list[dict[str, str]]) -> Item:
     """Wait for the run that pipelines start by themselves, and follow it to its certificate."""
-    run = wait_tuning_started(world, reasons, START_TIMEOUT)
-    name = run["metadata"]["name"]
-    world.teller.command(f"kubectl -n {NAMESPACE} get tuning {name} -w")
-    run = follow_tuning(world, name)
+    world.teller.command(f"kubectl -n {NAMESPACE} get tuning -w")
+    run = follow_tuning(world, reasons)
     section = tuning_section(run)
     world.report["tuning"] = section
     certificate = section["certificate"]
@@ -81,6 +77,7 @@ def roll_out(
     """Follow the run's rollout through shadow and steps, approve it, see it promoted."""
     name = status(run)["rollout"]
     world.teller.command(f"kubectl trimwheel status {MODEL} --watch")
+    give_up_others(world, name, WAIVER)
     log = StepLog()
     item = follow_rollout(world, name, is_awaiting, log)
     world.teller.good(f"awaiting approval; {guards_line(item)}")
