@@ -11,7 +11,6 @@ from trimwheel_api.errors import Refused
 from trimwheel_api.policy import parse_policy
 from trimwheel_demo import load
 from trimwheel_demo.kube import condition, status
-from trimwheel_demo.measure import query
 from trimwheel_demo.places import EDITOR, MODEL, WAIVER
 from trimwheel_demo.report import metric_evidence, object_evidence
 from trimwheel_demo.stages.approval import as_account
@@ -74,7 +73,6 @@ def harm(world: World, found: list[dict[str, str]]) -> None:
     world.teller.good("the rejected digest is not rolled out again without a person")
     found.append(object_evidence(item, "prollout", ".status.actuation"))
     found.append(metric_evidence("trimwheel_rollback_seconds_count"))
-    query(world, "trimwheel_rollback_seconds_count")
 
 
 def _document(world: World) -> dict[str, Any]:

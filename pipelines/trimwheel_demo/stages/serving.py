@@ -118,7 +118,7 @@ def start_load(world: World, found: Evidence) -> None:
 def first_answer(world: World) -> dict[str, Any] | None:
     """One inference through the Service, or None while nobody answers."""
     body = {"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES",
-                        "data": ["import json\\njson.loads(text)"]}]}  # fmt: skip
+                        "data": ["import json\njson.loads(text)"]}]}  # fmt: skip
     try:
         url = f"{world.endpoint}/v2/models/{MODEL}/infer"
         answer = httpx.post(url, json=body, timeout=5)
