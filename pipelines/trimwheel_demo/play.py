@@ -17,12 +17,10 @@ from trimwheel_demo.places import ROOT, default_places
 from trimwheel_demo.report import Report
 from trimwheel_demo.settings import Options
 from trimwheel_demo.stages import control, drift, harm, serving, summary, tuning
-from trimwheel_demo.stages.following import KeptFullDepth
+from trimwheel_demo.stages.following import KeptFullDepth, first_run, run_after_drift
 from trimwheel_demo.teller import Teller
 from trimwheel_demo.world import World, bring_up, take_down
 
-BOOTSTRAP = ("Bootstrap",)
-ALARMS = ("Harmful", "CovariateDrift")
 INTERRUPTED = "interrupted"
 
 
@@ -77,7 +75,7 @@ def story(world: World) -> None:
         serving.start_load(world, found)
     say(3, "Bootstrap: a first policy is searched, certified, rolled out and approved")
     with stage("bootstrap") as found:
-        run = tuning.tune(world, BOOTSTRAP, found)
+        run = tuning.tune(world, first_run, found)
         tuning.roll_out(world, run, found, refusals=False)
     say(4, "Control: the same behaviour under another digest must show no Fail")
     with stage("control") as found:
@@ -87,7 +85,7 @@ def story(world: World) -> None:
         drift.drift(world, found)
     say(6, "A TuningRun searches on Ray and certifies on audits that it never saw")
     with stage("tuning") as found:
-        run = tuning.tune(world, ALARMS, found)
+        run = tuning.tune(world, run_after_drift, found)
     say(7, "Canary in every worker: shadow, steps, verdicts, and a person's approval")
     with stage("rollout") as found:
         world.report["rollout"] = tuning.roll_out(world, run, found, refusals=True)

@@ -1,8 +1,12 @@
 """What the watch loop wants done about one model: pure, from one view, the clock in it.
 
 `wanted_run` says whether a TuningRun should start and why, `drift_updates` which status the drift
-verdict belongs on, `ledger_events` what happened that the ledger must hold, `prunable` which
-finished objects may go. Called by `loop`, which has the effects.
+verdict belongs on. Called by `loop`, which has the effects.
+
+One change of the traffic gets one run. A covariate alarm usually comes before the audits' verdict
+of harm; a run that it started goes on as the answer to the harm when its certifying window holds
+nothing from before the change, or when its candidate is being rolled out already (the guards judge
+that on the traffic of now). Otherwise harm starts a run of its own, which supersedes the other.
 
 Everything is decided from objects, never from what this process remembers, so that a restart
 decides the same and nothing twice.
@@ -10,52 +14,23 @@ decides the same and nothing twice.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
-from trimwheel_api.kinds import AdaptiveModel, AdaptivePolicy, PolicyRollout, TuningRun, dump
+from trimwheel_api.kinds import PolicyRollout, TuningRun
 from trimwheel_api.kinds.adaptive_model import DriftState
 from trimwheel_api.kinds.tuning_run import TuningReason
 from trimwheel_api.names import Reason
-from trimwheel_api.policy import DENSE, parse_policy
+from trimwheel_api.policy import DENSE
 from trimwheel_api.values import seconds
 from trimwheel_pipelines.drift import Drift, DriftVerdict
-from trimwheel_pipelines.ledger import Event
-from trimwheel_pipelines.tuning_plan import RENEWAL_SHARE, instant
+from trimwheel_pipelines.tuning_plan import RENEWAL_SHARE, instant, window_opens
+from trimwheel_pipelines.view import View
 from trimwheel_pipelines.watch import state_of
 
 LEAST_COOL_DOWN = 60.0
 MOST_COOL_DOWN = 86_400.0
 """A search that failed is tried again after the block length, then twice as late each time."""
-_STARTED, _ENDED = 0, 1
-"""Numbers of a TuningRun's own events in the ledger."""
 FRUITLESS = (Reason.NOTHING_CERTIFIED, Reason.FAILED)
-
-
-@dataclass(frozen=True)
-class View:
-    """One model and what belongs to it, oldest first, at one moment."""
-
-    model: AdaptiveModel
-    policies: Sequence[AdaptivePolicy]
-    runs: Sequence[TuningRun]
-    rollouts: Sequence[PolicyRollout]
-    now: datetime
-    audits: int = 0
-    """Audits on record, by what segments say of themselves."""
-    verdict: DriftVerdict | None = None
-    """None: full depth is served, which cannot drift, or the records could not be read."""
-
-    @property
-    def subject(self) -> str:
-        """The model as the ledger names it."""
-        return f"{self.model.metadata.namespace}/{self.model.name}"
-
-    @property
-    def stable_since(self) -> str:
-        """When the stable policy became stable; empty before any."""
-        return self.model.status.stable.since if self.model.status.stable else ""
 
 
 @dataclass(frozen=True)
@@ -84,102 +59,27 @@ def wanted_run(view: View) -> Wanted | None:
 def drift_updates(view: View) -> list[tuple[TuningRun, DriftState]]:
     """Runs whose `status.drift` should say something else.
 
-    The alarm that started a run, if the loop died before writing it; and the audits' answer to an
-    open covariate alarm.
+    Harm is written on the run that answers it; an alarm on the run that it started, and the audits'
+    answer to an open alarm after it.
     """
-    verdict, updates = view.verdict, []
+    verdict = view.verdict
     if verdict is None:
         return []
     state = state_of(verdict, view.now.timestamp())
-    for run in view.runs:
-        if _created(run) < view.stable_since:
-            continue
-        harmful = run.spec.reason == Reason.HARMFUL and verdict.verdict is Drift.HARMFUL
-        alarm = run.spec.reason == Reason.COVARIATE_DRIFT
-        unset = run.status.drift is None and (harmful or (alarm and verdict.signal))
-        judged = (
-            alarm
-            and verdict.verdict is Drift.HARMLESS
-            and run.status.drift is not None
-            and run.status.drift.verdict == Drift.NOT_ENOUGH_EVIDENCE.value
+    if verdict.verdict is Drift.HARMFUL:
+        answers = _answers_to_harm(view, verdict)
+        told = any(_drift_of(run) == Drift.HARMFUL for run in answers)
+        return [] if told or not answers else [(answers[-1], state)]
+    return [
+        (run, state)
+        for run in view.runs
+        if run.spec.reason == Reason.COVARIATE_DRIFT
+        and _created(run) >= view.stable_since
+        and (
+            (_drift_of(run) == "" and verdict.signal)
+            or (_drift_of(run) == Drift.NOT_ENOUGH_EVIDENCE and verdict.verdict is Drift.HARMLESS)
         )
-        if unset or judged:
-            updates.append((run, state))
-    return updates
-
-
-def ledger_events(view: View, operator: str, pipelines: str) -> list[Event]:
-    """All that happened to a model, as the ledger numbers it; the ledger skips what it has.
-
-    `operator`, `pipelines`: the usernames that decide where no person did.
-    """
-    events = [event for run in view.runs for event in _run_events(view, run, pipelines)]
-    for rollout in view.rollouts:
-        for decision in rollout.status.decisions:
-            payload = {
-                "rollout": rollout.name,
-                "type": rollout.spec.type,
-                "policy": rollout.spec.policy,
-                "policyDigest": rollout.spec.policy_digest,
-                "requestedBy": rollout.spec.requested_by,
-                **dump(decision),
-            }
-            if decision is rollout.status.decisions[-1]:
-                payload["guards"] = [dump(guard) for guard in rollout.status.guards]
-            events.append(
-                Event(
-                    at=decision.time,
-                    actor=decision.actor or operator,
-                    kind=decision.action,
-                    subject=view.subject,
-                    uid=rollout.metadata.uid,
-                    source_seq=decision.seq,
-                    payload=payload,
-                )
-            )
-    return sorted(events, key=lambda event: (event.at, event.uid, event.source_seq))
-
-
-def prunable(view: View) -> list[PolicyRollout | TuningRun | AdaptivePolicy]:
-    """Finished objects beyond `historyLimit`, oldest first; never one that something refers to.
-
-    Policies made by hand are their owners'.
-    """
-    limit = view.model.spec.rollout.history_limit
-    status = view.model.status
-    active = status.candidate.rollout if status.candidate else ""
-    finished = [one for one in view.rollouts if one.status.finished_at and one.name != active]
-    old_rollouts = finished[: max(0, len(finished) - limit)]
-    carrier = status.drift.tuning_run if status.drift else ""
-    ended = [run for run in view.runs if run.status.outcome and run.name != carrier]
-    old_runs = ended[: max(0, len(ended) - limit)]
-    kept_rollouts = [one for one in view.rollouts if one not in old_rollouts]
-    kept_runs = [one for one in view.runs if one not in old_runs]
-    referred = {one.spec.policy for one in kept_rollouts} | {one.status.policy for one in kept_runs}
-    referred |= {one.policy for one in (status.stable, status.intended) if one}
-    referred |= {one.policy for one in status.history}
-    referred |= {status.candidate.policy} if status.candidate else set()
-    ours = [
-        one
-        for one in view.policies
-        if one.spec.certificate is not None
-        and one.spec.certificate.tuning_run
-        and one.name not in referred
     ]
-    return [*old_rollouts, *old_runs, *ours[: max(0, len(ours) - limit)]]
-
-
-def promoted(view: View) -> AdaptivePolicy | None:
-    """The policy that was promoted last: what alias `stable` should point at."""
-    intended = view.model.status.intended
-    if intended is None or intended.digest == DENSE.digest:
-        return None
-    return next((one for one in view.policies if one.name == intended.policy), None)
-
-
-def digest_of_object(policy: AdaptivePolicy) -> str:
-    """Digest of an object's document."""
-    return parse_policy(policy.spec.policy).digest
 
 
 # ---------------------------------------------------------------------- rules
@@ -190,14 +90,31 @@ def _after_harm(view: View) -> Wanted | None:
     verdict = view.verdict
     if verdict is None or verdict.verdict is not Drift.HARMFUL:
         return None
-    answered = [
-        run
-        for run in view.runs
-        if run.spec.reason == Reason.HARMFUL and _created(run) >= view.stable_since
-    ]
-    if any(not run.status.outcome for run in answered) or (answered and not _cooled(view)):
+    answers = _answers_to_harm(view, verdict)
+    if any(not run.status.outcome or _rolling_out(view, run) for run in answers):
+        return None
+    if answers and not _cooled(view):
         return None
     return Wanted("Harmful", verdict.reason, state_of(verdict, view.now.timestamp()))
+
+
+def _answers_to_harm(view: View, verdict: DriftVerdict) -> list[TuningRun]:
+    """Runs that harm need not start again; what a person started follows the person's wishes."""
+    return [
+        run
+        for run in view.runs
+        if _created(run) >= view.stable_since
+        and (
+            run.spec.reason == Reason.HARMFUL
+            or (
+                run.spec.reason == Reason.COVARIATE_DRIFT
+                and (
+                    _rolling_out(view, run)
+                    or (not run.status.outcome and window_opens(run) >= verdict.since)
+                )
+            )
+        )
+    ]
 
 
 def _after_covariate_alarm(view: View) -> Wanted | None:
@@ -227,7 +144,7 @@ def _without_certificate(view: View) -> Wanted | None:
     revoked, intended = certificate.state == "Revoked", view.model.status.intended
     since = intended.since if revoked and intended else certificate.expires_at
     tried = [run for run in view.runs if _created(run) >= since]
-    if (tried and tried[-1].status.outcome not in FRUITLESS) or not _cooled(view):
+    if (tried and not _fruitless(view, tried[-1])) or not _cooled(view):
         return None
     drift = view.model.status.drift
     harmed = revoked and drift is not None and drift.verdict == Drift.HARMFUL.value
@@ -278,7 +195,7 @@ def _cooled(view: View) -> bool:
     """Whether enough time went by since fruitless runs: doubling, so that nothing loops."""
     fruitless = 0
     for run in reversed(view.runs):
-        if run.status.outcome not in FRUITLESS:
+        if not _fruitless(view, run):
             break
         # Overtaken by harm is no failure of a search.
         stalled = run.status.condition("Stalled")
@@ -288,6 +205,31 @@ def _cooled(view: View) -> bool:
     first = max(LEAST_COOL_DOWN, seconds(view.model.spec.drift.block))
     pause = min(first * 2.0 ** min(fruitless - 1, 20), MOST_COOL_DOWN)
     return _since_last_run(view) >= pause
+
+
+def _fruitless(view: View, run: TuningRun) -> bool:
+    """Nothing came of it: no policy, or one that a guard took back. A person's no is an answer."""
+    if run.status.outcome in FRUITLESS:
+        return True
+    rollout = _rollout_of(view, run)
+    decisions = rollout.status.decisions if rollout else ()
+    return any(one.reason == Reason.GUARD_FAILED for one in decisions)
+
+
+def _rolling_out(view: View, run: TuningRun) -> bool:
+    """Whether the run's candidate is on its way."""
+    rollout = _rollout_of(view, run)
+    return rollout is not None and not rollout.status.finished_at
+
+
+def _rollout_of(view: View, run: TuningRun) -> PolicyRollout | None:
+    name = run.status.rollout
+    return next((one for one in view.rollouts if name and one.name == name), None)
+
+
+def _drift_of(run: TuningRun) -> str:
+    """The verdict that a run's status carries; empty before any."""
+    return run.status.drift.verdict if run.status.drift else ""
 
 
 def _since_last_run(view: View) -> float:
@@ -301,31 +243,3 @@ def _rollout_active(view: View) -> bool:
 
 def _created(run: TuningRun) -> str:
     return run.metadata.creation_timestamp
-
-
-def _run_events(view: View, run: TuningRun, pipelines: str) -> list[Event]:
-    """A TuningRun's start and end."""
-    status = run.status
-    asked = {"tuningRun": run.name, "reason": run.spec.reason, "seed": run.spec.seed}
-    drift = {"drift": dump(status.drift)} if status.drift else {}
-    actor = "" if run.spec.reason == "Manual" else pipelines
-    uid = run.metadata.uid
-    start = Event(_created(run), actor, "TuningStarted", view.subject, uid, _STARTED, asked)
-    if not status.outcome:
-        return [start]
-    ready = status.condition("Ready")
-    result = {
-        "outcome": status.outcome,
-        "message": ready.message if ready else "",
-        "policy": status.policy,
-        "policyDigest": status.policy_digest,
-        "rollout": status.rollout,
-        "mlflowRunID": status.mlflow_run_id,
-        "searchRecords": status.search_records,
-        "certifyRecords": status.certify_records,
-    }
-    if status.certificate is not None:
-        result["certificate"] = dump(status.certificate)
-    at = status.finished_at or _created(run)
-    ended = asked | drift | result
-    return [start, Event(at, pipelines, "TuningEnded", view.subject, uid, _ENDED, ended)]

@@ -1,9 +1,9 @@
 """The watch loop: one pass over all models every few seconds.
 
 `python -m trimwheel_pipelines run`. Read `Loop.look_after` top to bottom: that is what happens to a
-model in a pass. What should happen is decided in `decisions` and `watch`; here are the effects. The
-loop remembers only what it has read (segments, telemetry); decisions follow from objects, so it may
-be killed at any moment.
+model in a pass. What should happen is decided in `watch`, `decisions` and `housekeeping`; here are
+the effects. The loop remembers only what it has read (segments, telemetry); decisions follow from
+objects, so it may be killed at any moment.
 
 A service that is away costs its own part of a pass and nothing else: without Prometheus audits
 still judge, without MLflow aliases move later, without records nothing is judged, without the
@@ -25,15 +25,9 @@ from trimwheel_api.kinds import AdaptiveModel, AdaptivePolicy, PolicyRollout, Tu
 from trimwheel_api.kinds.tuning_run import TuningRunSpec
 from trimwheel_api.values import seconds
 from trimwheel_pipelines.covariates import newest_z
-from trimwheel_pipelines.decisions import (
-    View,
-    Wanted,
-    drift_updates,
-    ledger_events,
-    prunable,
-    wanted_run,
-)
+from trimwheel_pipelines.decisions import Wanted, drift_updates, wanted_run
 from trimwheel_pipelines.exposition import Heartbeat, PipelinesMetrics
+from trimwheel_pipelines.housekeeping import ledger_events, prunable
 from trimwheel_pipelines.kube import Objects
 from trimwheel_pipelines.ledger import Ledger
 from trimwheel_pipelines.promotion import Aliases
@@ -42,6 +36,7 @@ from trimwheel_pipelines.retention import purge
 from trimwheel_pipelines.signals import Telemetry
 from trimwheel_pipelines.tuning_plan import instant
 from trimwheel_pipelines.tuning_world import utc_now
+from trimwheel_pipelines.view import View
 from trimwheel_pipelines.watch import (
     AuditLog,
     drift_settings,

@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable
 
 from trimwheel_api import names
-from trimwheel_pipelines.decisions import View, digest_of_object, promoted
 from trimwheel_pipelines.ledger import Event, Ledger, payload_of
 from trimwheel_pipelines.registry import Registry
 from trimwheel_pipelines.tuning_plan import timestamp
+from trimwheel_pipelines.view import View, digest_of_object, promoted
 
 log = logging.getLogger(__name__)
 

@@ -115,8 +115,11 @@ class Tuning:
         study = self._search(data, model, incumbent)
         proposals = finalists_of(study, self.plan.epsilon, self.plan.finalists, model.dense)
         winner, certificate = certify_proposals(self.collector, data, proposals, model, self.plan)
-        measured = measure(incumbent.served, winner, model)
-        outcome, reason, message = self._judge(winner, certificate, measured, incumbent)
+        # Read again: harm may have taken the incumbent out of service meanwhile.
+        rival = self._incumbent()
+        measured = measure(rival.served, winner, model)
+        outcome, reason, message = self._judge(winner, certificate, measured, rival)
+        self.reporter.check(self.plan.model)
         self.reporter.phase("Registering", message, dense_cost=decimal_string(measured.cost, 4))
         self._log_evidence(run, study, certificate, measured, message)
         made = self._publish(run, winner, incumbent, model) if winner else {}
@@ -127,12 +130,17 @@ class Tuning:
         return outcome
 
     def _incumbent(self) -> Incumbent:
-        policies = self.world.patience.call(
-            "Reading policies",
-            lambda: self.world.objects.list(AdaptivePolicy, self.plan.namespace),
+        """The incumbent as the API server knows it now."""
+        namespace, name = self.plan.namespace, self.plan.model
+        objects, patience = self.world.objects, self.world.patience
+        model = patience.call(
+            "Reading the AdaptiveModel", lambda: objects.get(AdaptiveModel, namespace, name)
         )
-        ours = [one for one in policies if one.spec.model == self.plan.model]
-        return incumbent_of(self.spec, ours, self.plan.reason)
+        policies = patience.call(
+            "Reading policies", lambda: objects.list(AdaptivePolicy, namespace)
+        )
+        ours = [one for one in policies if one.spec.model == name]
+        return incumbent_of(model or self.spec, ours, self.plan.reason)
 
     def _open_run(self, data: SearchData, incumbent: Incumbent) -> RunRef | None:
         registry, plan = self.world.registry, self.plan

@@ -30,6 +30,9 @@ RENEWAL_SHARE = 0.25
 """With less than this share of its life left, a certificate is renewed even without a gain."""
 DEADLINE_SHARE = 0.95
 """Part of the Job's deadline after which the run ends by itself, with a reason."""
+OPENS_AFTER = 1.0
+"""Seconds after a run's creation at which its certifying window opens: `creationTimestamp` is cut
+to seconds, and an alarm was raised by audits before it."""
 _NAME_LIMIT = 63
 
 
@@ -63,9 +66,9 @@ class Plan:
     def opens(self) -> float:
         """The certifying window's start: the first whole second after the run's creation.
 
-        `creationTimestamp` is cut to seconds, and an alarm was raised by audits before it.
+        See `window_opens`, which says the same of an object.
         """
-        return self.created + 1.0
+        return self.created + OPENS_AFTER
 
     @property
     def runs_model(self) -> bool:
@@ -107,6 +110,11 @@ def plan_of(run: TuningRun, model: AdaptiveModel) -> Plan:
         ttl=seconds(tuning.certificate_ttl),
         rollout=run.spec.rollout,
     )
+
+
+def window_opens(run: TuningRun) -> float:
+    """When a run's certifying window opens at the earliest, Unix seconds."""
+    return instant(run.metadata.creation_timestamp).timestamp() + OPENS_AFTER
 
 
 @dataclass(frozen=True)

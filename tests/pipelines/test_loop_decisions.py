@@ -11,22 +11,20 @@ import pytest
 from trimwheel_api.kinds import AdaptiveModel, AdaptivePolicy, PolicyRollout, TuningRun
 from trimwheel_api.policy import DENSE
 from trimwheel_pipelines.covariates import CovariateAlarm
-from trimwheel_pipelines.decisions import (
-    View,
-    drift_updates,
-    ledger_events,
-    promoted,
-    prunable,
-    wanted_run,
-)
+from trimwheel_pipelines.decisions import drift_updates, wanted_run
 from trimwheel_pipelines.drift import Drift, DriftVerdict
+from trimwheel_pipelines.housekeeping import ledger_events, prunable
+from trimwheel_pipelines.view import View, promoted
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
 DIGEST = "sha256:" + "1" * 64
 SINCE = "2026-11-22T11:00:00Z"
 ALARM = CovariateAlarm("input length", NOW.timestamp() - 20, 40.0, 20.0, 12.0, 6.0)
 QUIET = DriftVerdict(Drift.NOT_ENOUGH_EVIDENCE, "", 0.01, 0.02, 0.0, 500, 0.0, 0.0, 0.1)
-HARM = replace(QUIET, verdict=Drift.HARMFUL, signal="disagreement", value=0.05, confidence=0.999)
+HARM = replace(
+    QUIET, verdict=Drift.HARMFUL, signal="disagreement", value=0.05, confidence=0.999,
+    since=NOW.timestamp() - 60,
+)  # fmt: skip
 MOVED = replace(QUIET, signal="input length", alarms=(ALARM,), wants_audits=True)
 HARMLESS = replace(QUIET, verdict=Drift.HARMLESS, signal="input length", alarms=(ALARM,))
 
@@ -111,6 +109,13 @@ def view(of: AdaptiveModel, **fields: Any) -> View:
     return View(of, **(plain | fields))
 
 
+ALARMED = run("c", "CovariateDrift", "Certified", ago=30, rollout="r")
+TAKEN_BACK = rollout("r", decisions=[
+    {"seq": 1, "time": _time(4), "action": "RollBack", "reason": "GuardFailed"},
+])  # fmt: skip
+REFUSED = rollout("r", decisions=[
+    {"seq": 1, "time": _time(4), "action": "Reject", "reason": "Rejected", "actor": "ann"},
+])  # fmt: skip
 FAILED_ONCE = (run("a", "Bootstrap", "NothingCertified", ago=15),)
 FAILED_TWICE = (
     run("a", "Bootstrap", "Failed", ago=60),
@@ -139,8 +144,19 @@ HARM_ENDED = (run("harm", "Harmful", "NothingCertified", ago=30),)
         ("harm", view(serving(), verdict=HARM), "Harmful"),
         ("harm during a rollout", view(serving(), verdict=HARM, rollouts=(rollout("r", False),)),
          "Harmful"),
-        ("harm while a covariate run searches",
+        ("harm while a covariate run certifies on traffic from before the change",
          view(serving(), verdict=HARM, runs=(run("c", "CovariateDrift"),)), "Harmful"),
+        ("harm while a covariate run certifies on traffic from after the change",
+         view(serving(), verdict=HARM, runs=(run("c", "CovariateDrift", ago=0.5),)), None),
+        ("harm, and a person's run is no answer",
+         view(serving(), verdict=HARM, runs=(run("m", "Manual", ago=0.5),)), "Harmful"),
+        ("harm while the covariate alarm's candidate is rolled out",
+         view(serving(), verdict=HARM, runs=(ALARMED,), rollouts=(rollout("r", False),)), None),
+        ("harm after the covariate alarm's candidate was rolled back",
+         view(serving(), verdict=HARM, runs=(ALARMED,), rollouts=(TAKEN_BACK,)), "Harmful"),
+        ("harm answered by a candidate that is rolled out, full depth not served",
+         view(serving(), verdict=HARM, rollouts=(rollout("r", False),),
+              runs=(run("h", "Harmful", "Certified", rollout="r"),)), None),
         ("harm is answered already", view(serving(), verdict=HARM, runs=(run("h", "Harmful"),)),
          None),
         ("harm of a former policy is no answer",
@@ -158,6 +174,15 @@ HARM_ENDED = (run("harm", "Harmful", "NothingCertified", ago=30),)
          view(degraded(), runs=(run("harm", "Harmful", "NothingCertified", ago=9),)), None),
         ("full depth after harm, the next one waits for approval",
          view(degraded(), runs=(run("harm", "Harmful", "Certified"),)), None),
+        ("full depth after harm, a guard took the next one back 25 minutes after its search",
+         view(degraded(), runs=(run("harm", "Harmful", "Certified", rollout="r"),),
+              rollouts=(TAKEN_BACK,)), "Harmful"),
+        ("full depth after harm, a guard took the next one back just now",
+         view(degraded(), runs=(run("harm", "Harmful", "Certified", ago=9, rollout="r"),),
+              rollouts=(TAKEN_BACK,)), None),
+        ("full depth after harm, a person said no",
+         view(degraded(), runs=(run("harm", "Harmful", "Certified", rollout="r"),),
+              rollouts=(REFUSED,)), None),
         ("the certificate ends soon", view(serving(), verdict=QUIET,
          now=datetime(2026, 12, 17, tzinfo=UTC)), "Scheduled"),
         ("the schedule", view(serving()), None),
@@ -190,6 +215,13 @@ def test_the_drift_verdict_reaches_the_run_that_answers_it() -> None:
     lost = run("h", "Harmful")
     [(target, state)] = drift_updates(view(serving(), verdict=HARM, runs=(lost,)))
     assert target is lost and state.verdict == "Harmful" and state.value == "0.05"
+    told = run("h", "Harmful", drift={"verdict": "Harmful"})
+    assert drift_updates(view(serving(), verdict=HARM, runs=(told,))) == []
+    open_alarm = run("c", "CovariateDrift", ago=0.5, drift={"verdict": "NotEnoughEvidence"})
+    [(target, state)] = drift_updates(view(serving(), verdict=HARM, runs=(open_alarm,)))
+    assert target is open_alarm and state.verdict == "Harmful", "it answers the harm as well"
+    mixed = run("c", "CovariateDrift", drift={"verdict": "NotEnoughEvidence"})
+    assert drift_updates(view(serving(), verdict=HARM, runs=(mixed,))) == []
     open_alarm = run("c", "CovariateDrift", drift={"verdict": "NotEnoughEvidence"})
     [(target, state)] = drift_updates(view(serving(), verdict=HARMLESS, runs=(open_alarm,)))
     assert target is open_alarm and state.verdict == "Harmless"

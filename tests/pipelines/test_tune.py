@@ -6,7 +6,8 @@ from datetime import timedelta
 from typing import Any
 
 from trimwheel_api import names
-from trimwheel_api.kinds import AdaptivePolicy, PolicyRollout, TuningRun
+from trimwheel_api.kinds import AdaptiveModel, AdaptivePolicy, PolicyRollout, TuningRun
+from trimwheel_api.kinds.adaptive_model import AdaptiveModelStatus
 from trimwheel_api.kinds.tuning_run import TuningRunSpec
 from trimwheel_api.policy import parse_policy
 from trimwheel_pipelines.tune import tune
@@ -130,10 +131,9 @@ def test_records_of_another_model_do_not_count(stage: Any, model: LoadedModel) -
     assert stage.condition(names.STALLED) == ("True", "TooFewRecords")
 
 
-def test_a_policy_no_better_than_the_stable_one_is_not_rolled_out(
-    stage: Any, model: LoadedModel
-) -> None:
-    made = stage.declare(model.digest)
+def made_stable(stage: Any, model: LoadedModel) -> AdaptiveModel:
+    """A model that serves the policy which a first run certified; the run and rollout are gone."""
+    made: AdaptiveModel = stage.declare(model.digest)
     stage.traffic.write(400, stage.before)
     stage.traffic.write(400, stage.after)
     stage.start()
@@ -142,18 +142,45 @@ def test_a_policy_no_better_than_the_stable_one_is_not_rolled_out(
     assert certificate is not None
     stable = {"digest": first.policy_digest, "policy": first.policy}
     state = {"state": "Valid", "digest": first.policy_digest, "expiresAt": certificate.expires_at}
-    status = type(made.status).model_validate(
-        {"stable": stable, "intended": stable, "certificate": state}
+    status = {"stable": stable, "intended": stable, "certificate": state}
+    written: AdaptiveModel = stage.objects.write_status(
+        made, AdaptiveModelStatus.model_validate(status)
     )
-    stage.objects.write_status(made, status)
     for old in (*stage.objects.list(TuningRun), *stage.objects.list(PolicyRollout)):
         stage.objects.delete(old)
+    return written
+
+
+def test_a_policy_no_better_than_the_stable_one_is_not_rolled_out(
+    stage: Any, model: LoadedModel
+) -> None:
+    made_stable(stage, model)
     assert stage.start() == "NoImprovement"
     assert stage.condition(names.READY) == ("True", "NoImprovement")
     assert not stage.objects.list(PolicyRollout)
     # After harm the stable policy is no measure: what is served is full depth.
     stage.objects.delete(stage.run)
     assert stage.start(reason="Harmful") == names.CERTIFIED
+    assert len(stage.objects.list(PolicyRollout)) == 1
+
+
+def test_harm_that_comes_while_a_run_certifies_leaves_full_depth_as_its_rival(
+    stage: Any, model: LoadedModel
+) -> None:
+    """A covariate alarm's run goes on as the answer to the harm that is shown after it."""
+    serving = made_stable(stage, model)
+    stage.objects.now = stage.now = stage.now + timedelta(minutes=1)
+    later = stage.now.timestamp() + 2.0
+
+    def harm_is_shown() -> None:
+        revoked = serving.status.certificate.model_copy(update={"state": "Revoked"})
+        status = serving.status.model_copy(update={"certificate": revoked})
+        stage.objects.write_status(serving, status)
+        stage.traffic.write(400, later)
+        stage.now += timedelta(minutes=1)
+
+    stage.while_waiting = [harm_is_shown]
+    assert stage.start(reason="CovariateDrift") == names.CERTIFIED
     assert len(stage.objects.list(PolicyRollout)) == 1
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from trimwheel_api import names
 from trimwheel_api.errors import TrimwheelError
 from trimwheel_demo.kube import condition, is_true, status
+from trimwheel_demo.places import MODEL
 from trimwheel_demo.world import World
 
 Item = dict[str, Any]
@@ -27,59 +28,48 @@ class StoryFailed(TrimwheelError):
     """Something happened that the story does not allow."""
 
 
-def follow_tuning(world: World, reasons: tuple[str, ...]) -> Item:
-    """Until every run with one of these reasons has ended; the oldest whose rollout lives.
+def first_run(world: World) -> Item | None:
+    """The oldest TuningRun: the bootstrap, which pipelines start by themselves."""
+    return next(iter(world.admin.items("TuningRun")), None)
 
-    A covariate alarm and the verdict of harm may each start a run for the same traffic; the
-    earlier candidate is then as good as the later one, and further along. Raises KeptFullDepth
-    when none certified a policy.
+
+def run_after_drift(world: World) -> Item | None:
+    """The TuningRun that answers the drift verdict: the model's status names it."""
+    model = world.admin.get("AdaptiveModel", MODEL) or {}
+    name = status(model).get("drift", {}).get("tuningRun")
+    return world.admin.get("TuningRun", name) if name else None
+
+
+def follow_tuning(world: World, find: Callable[[World], Item | None]) -> Item:
+    """Until the run that `find` finds has ended, with a policy on its way.
+
+    Raises KeptFullDepth when it certified none.
     """
 
-    def all_ended() -> list[Item] | None:
-        runs = _runs(world, reasons)
-        return runs if runs and all(_has_ended(run) for run in runs) else None
+    def has_ended() -> Item | None:
+        run = find(world)
+        return run if run and (is_true(run, names.READY) or is_true(run, names.STALLED)) else None
 
     def line() -> str:
-        runs = _runs(world, reasons)
-        if not runs:
+        run = find(world)
+        if run is None:
             return "not there yet"
-        seen = status(next((run for run in runs if not _has_ended(run)), runs[-1]))
+        seen = status(run)
         return (
             f"{seen.get('phase') or 'starting'}: trials {seen.get('trialsDone', 0)}, "
             f"search audits {seen.get('searchRecords', 0)}, "
             f"fresh audits {seen.get('certifyRecords', 0)}/{seen.get('certifyNeeded', 0)}"
         )
 
-    runs = world.teller.wait(f"TuningRun ({' or '.join(reasons)})", all_ended, TUNING_TIMEOUT, line)
-    for run in runs:
-        rollout = status(run).get("rollout")
-        if rollout and not ended(world.admin.get("PolicyRollout", rollout) or {}):
-            return run
-    last = runs[-1]
-    outcome = status(last).get("outcome")
-    why = condition(last, names.STALLED) or condition(last, names.READY)
+    run = world.teller.wait("the TuningRun", has_ended, TUNING_TIMEOUT, line)
+    if status(run).get("rollout"):
+        return run
+    outcome = status(run).get("outcome")
+    why = condition(run, names.STALLED) or condition(run, names.READY)
     if outcome in ("NothingCertified", "NoImprovement"):
         raise KeptFullDepth(f"{outcome}: {why.get('message', '')}")
-    name = last["metadata"]["name"]
+    name = run["metadata"]["name"]
     raise StoryFailed(f"TuningRun {name} ended as {outcome}: {why.get('message', '')}")
-
-
-def _runs(world: World, reasons: tuple[str, ...]) -> list[Item]:
-    runs = world.admin.items("TuningRun")
-    return [run for run in runs if run["spec"].get("reason") in reasons]
-
-
-def _has_ended(run: Item) -> bool:
-    return is_true(run, names.READY) or is_true(run, names.STALLED)
-
-
-def give_up_others(world: World, keep: str, person: str) -> None:
-    """Abort, as `person`, what pipelines queued behind the rollout `keep`."""
-    for item in world.admin.items("PolicyRollout"):
-        name = item["metadata"]["name"]
-        if name != keep and not ended(item):
-            world.people[person].patch_spec("PolicyRollout", name, {"abort": True})
-            world.teller.say(f"{name}, made for the same traffic, is aborted by {person}")
 
 
 def guards_line(item: Item) -> str:

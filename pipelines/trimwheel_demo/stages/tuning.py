@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from trimwheel_api.names import registered_policy_name
 from trimwheel_demo.kube import status
-from trimwheel_demo.places import MODEL, NAMESPACE, WAIVER
+from trimwheel_demo.places import MODEL, NAMESPACE
 from trimwheel_demo.report import evidence, object_evidence
 from trimwheel_demo.stages.approval import approve, show_refusals
 from trimwheel_demo.stages.following import (
@@ -14,7 +15,6 @@ from trimwheel_demo.stages.following import (
     StepLog,
     follow_rollout,
     follow_tuning,
-    give_up_others,
     guards_line,
     is_awaiting,
     is_promoted,
@@ -22,10 +22,10 @@ from trimwheel_demo.stages.following import (
 from trimwheel_demo.world import World
 
 
-def tune(world: World, reasons: tuple[str, ...], found: list[dict[str, str]]) -> Item:
+def tune(world: World, find: Callable[[World], Item | None], found: list[dict[str, str]]) -> Item:
     """Wait for the run that pipelines start by themselves, and follow it to its certificate."""
     world.teller.command(f"kubectl -n {NAMESPACE} get tuning -w")
-    run = follow_tuning(world, reasons)
+    run = follow_tuning(world, find)
     section = tuning_section(run)
     world.report["tuning"] = section
     certificate = section["certificate"]
@@ -77,7 +77,6 @@ def roll_out(
     """Follow the run's rollout through shadow and steps, approve it, see it promoted."""
     name = status(run)["rollout"]
     world.teller.command(f"kubectl trimwheel status {MODEL} --watch")
-    give_up_others(world, name, WAIVER)
     log = StepLog()
     item = follow_rollout(world, name, is_awaiting, log)
     world.teller.good(f"awaiting approval; {guards_line(item)}")
