@@ -256,9 +256,14 @@ def _share_built(total: int, step: Step) -> float:
 def train_model(step: Step) -> None:
     """The demo's encoder; cached by seed and recipe."""
     anew = ["--retrain"] if _fresh() else []
-    _call(step, [*_train(), *anew, "-o", "json"], "training the encoder on one core")
-    told = step.log.read_text()
-    folder = json.loads(told[told.index("{\n") :])["folder"]
+    done = LOGS / "model.progress"
+    done.write_text("0\n")
+    # An empty file is one that is being written.
+    step.fraction = lambda: float(done.read_text() or 0.0)
+    told = ["--progress-file", str(done), "-o", "json"]
+    _call(step, [*_train(), *anew, *told], "training the encoder on one core")
+    answer = step.log.read_text()
+    folder = json.loads(answer[answer.index("{\n") :])["folder"]
     note = {"sources": _model_sources(), "folder": folder}
     _stamp_file().write_text(json.dumps(note) + "\n")
 

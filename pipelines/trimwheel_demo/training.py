@@ -16,7 +16,7 @@ import fcntl
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from trimwheel_workers.fitting.recipe import Recipe, TrainingSet
     from trimwheel_workers.model.artifact import LoadedModel
 
+Told = Callable[[int, int], None]
 SUMMARY_FILE = "trained.json"
 MEASURED = 3000
 """Held-out snippets that the figures in the metadata are measured on."""
@@ -47,12 +48,15 @@ class Trained:
     metadata: Mapping[str, Any]
 
 
-def ensure(seed: int, cache: Path | None = None) -> Trained:
-    """The demo's model of ``seed``, from the cache or trained now with a progress bar on stderr."""
+def ensure(seed: int, cache: Path | None = None, told: Told | None = None) -> Trained:
+    """The demo's model of ``seed``, from the cache or trained now with a progress bar on stderr.
+
+    ``told`` is called with the steps done and the steps in all while it trains.
+    """
     from trimwheel_workers.fitting.recipe import Recipe
 
     data, held = _demo_data(seed)
-    return ensure_on(data, Recipe(), seed, held, cache)
+    return ensure_on(data, Recipe(), seed, held, cache, told)
 
 
 def ensure_on(
@@ -61,6 +65,7 @@ def ensure_on(
     seed: int,
     held: Sequence[tuple[str, str]],
     cache: Path | None = None,
+    told: Told | None = None,
 ) -> Trained:
     """`ensure` for any labelled texts; ``held`` is what the figures are measured on."""
     folder = _folder(data, recipe, seed, cache or cache_folder())
@@ -68,7 +73,7 @@ def ensure_on(
         return found
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _alone(folder.with_suffix(".lock")):
-        return _cached(folder) or _train(data, recipe, seed, held, folder)
+        return _cached(folder) or _train(data, recipe, seed, held, folder, told)
 
 
 def is_cached(seed: int, cache: Path | None = None) -> bool:
@@ -118,7 +123,12 @@ def _alone(lock: Path) -> Iterator[None]:
 
 
 def _train(
-    data: TrainingSet, recipe: Recipe, seed: int, held: Sequence[tuple[str, str]], folder: Path
+    data: TrainingSet,
+    recipe: Recipe,
+    seed: int,
+    held: Sequence[tuple[str, str]],
+    folder: Path,
+    told: Told | None,
 ) -> Trained:
     """Fit, save, measure; the finished folder is renamed into place."""
     from trimwheel_workers.fitting.fit import fit
@@ -127,12 +137,18 @@ def _train(
     work = folder.with_suffix(".partial")
     with progress() as bar:
         task = bar.add_task(f"training the encoder (seed {seed})", total=None)
+
+        def step(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+            if told is not None:
+                told(done, total)
+
         encoder, tokenizer = fit(
             data,
             recipe,
             seed,
             state=work / "state",
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=step,
         )
     shutil.rmtree(work / "state", ignore_errors=True)
     artifact.save(work, encoder, tokenizer, {})
@@ -175,8 +191,20 @@ def figures(model: LoadedModel, held: Sequence[tuple[str, str]]) -> dict[str, An
 )
 @click.option("--is-cached", "only_ask", is_flag=True, help="Only say whether it is cached.")
 @click.option("--retrain", is_flag=True, help="Forget the cached model first.")
+@click.option(
+    "--progress-file",
+    type=click.Path(path_type=Path),
+    help="Keep the share done there, for a caller that draws its own bar.",
+)
 @output_option
-def command(seed: int, out: Path | None, only_ask: bool, retrain: bool, output: str) -> None:
+def command(
+    seed: int,
+    out: Path | None,
+    only_ask: bool,
+    retrain: bool,
+    progress_file: Path | None,
+    output: str,
+) -> None:
     """Train the demo's encoder, or find it in the cache."""
     if retrain:
         forget(seed)
@@ -186,7 +214,12 @@ def command(seed: int, out: Path | None, only_ask: bool, retrain: bool, output: 
         if not cached:
             click.get_current_context().exit(NEGATIVE)
         return
-    trained = ensure(seed)
+
+    def told(done: int, total: int) -> None:
+        if progress_file is not None:
+            progress_file.write_text(f"{done / total:.4f}\n")
+
+    trained = ensure(seed, told=told)
     if out is not None:
         shutil.copytree(trained.folder, out, dirs_exist_ok=True)
         note(f"copied to {out}")

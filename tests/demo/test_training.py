@@ -78,6 +78,13 @@ def test_a_forgotten_model_is_trained_again(
     training.forget(0, tmp_path)  # what is not there is no error
 
 
+def test_whoever_waits_is_told_each_step(tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    training.ensure_on(DATA, TINY, 3, ROWS, tmp_path, lambda *seen: told.append(seen))
+    total = told[0][1]
+    assert told == [(done, total) for done in range(1, total + 1)]
+
+
 def test_an_interrupted_training_leaves_nothing_that_looks_trained(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(artifact, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
