@@ -159,11 +159,14 @@ def is_cached(name: str) -> bool:
         return python_stamp().exists()
     if name == "binaries":
         return not _missing_binaries()
-    return not _fresh() and _model_stamp() is not None
+    return not _fresh() and _trained_model() is not None
 
 
-def _stamp_file() -> Path:
-    return BUILD / f"model-{os.environ.get('SEED') or '0'}.json"
+def _model_note() -> Path:
+    """Where the folder of the model trained from exactly these sources is noted; it lies with the
+    models, so that another checkout of the same sources finds it as well."""
+    seed = os.environ.get("SEED") or "0"
+    return cache_folder() / "models" / f"seed-{seed}-{_model_sources()[:16]}.txt"
 
 
 def _model_sources() -> str:
@@ -171,19 +174,17 @@ def _model_sources() -> str:
     folders = ("workers/trimwheel_workers/fitting", "workers/trimwheel_workers/model")
     files = [path for folder in folders for path in sorted((ROOT / folder).glob("*.py"))]
     files += [ROOT / "pipelines/trimwheel_demo" / name for name in ("corpus.py", "training.py")]
-    content = hashlib.sha256(f"{sys.version} {cache_folder()}".encode())
+    content = hashlib.sha256(sys.version.encode())
     for path in files:
         content.update(path.read_bytes())
     return content.hexdigest()
 
 
-def _model_stamp() -> Path | None:
+def _trained_model() -> Path | None:
     """Folder of the trained model that an earlier run noted; None when it is gone or outdated."""
-    if not _stamp_file().exists():
-        return None
-    noted = json.loads(_stamp_file().read_text())
-    folder = Path(noted["folder"])
-    return folder if noted["sources"] == _model_sources() and folder.exists() else None
+    note = _model_note()
+    folder = Path(note.read_text().strip()) if note.exists() else None
+    return folder if folder is not None and folder.exists() else None
 
 
 def _missing_binaries() -> list[str]:
@@ -264,8 +265,7 @@ def train_model(step: Step) -> None:
     _call(step, [*_train(), *anew, *told], "training the encoder on one core")
     answer = step.log.read_text()
     folder = json.loads(answer[answer.index("{\n") :])["folder"]
-    note = {"sources": _model_sources(), "folder": folder}
-    _stamp_file().write_text(json.dumps(note) + "\n")
+    _model_note().write_text(f"{folder}\n")
 
 
 def _call(step: Step, command: list[str], message: str, env: dict[str, str] | None = None) -> None:

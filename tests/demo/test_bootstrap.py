@@ -81,3 +81,21 @@ def test_a_failed_step_says_which_command_and_shows_the_end_of_its_log(
     with pytest.raises(bootstrap.StepFailed, match="the reason"):
         bootstrap.run_steps([step])
     assert step.state == "failed"
+
+
+def test_a_model_trained_by_another_checkout_is_found_and_one_that_is_gone_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRIMWHEEL_CACHE", str(tmp_path))
+    monkeypatch.setenv("SEED", "7")
+    monkeypatch.delenv("FRESH", raising=False)
+    assert not bootstrap.is_cached("model")
+    trained = tmp_path / "models" / "encoder-0"
+    trained.mkdir(parents=True)
+    bootstrap._model_note().write_text(f"{trained}\n")
+    assert bootstrap.is_cached("model")
+    monkeypatch.setenv("FRESH", "1")
+    assert not bootstrap.is_cached("model")
+    monkeypatch.setenv("FRESH", "")
+    trained.rmdir()
+    assert not bootstrap.is_cached("model")
