@@ -52,7 +52,7 @@ class Front:
         self.sock, theirs = socket.socketpair()
         self.sock.settimeout(5.0)
         self.runner = runner or Runner(model)
-        settings = {"max_batch": 8, "max_wait": 0.001} | config
+        settings = {"max_batch": 8, "max_wait": 0.001, "slo": 0.25} | config
         engine = EngineConfig("", "", "float32", 1, **settings)
         self.thread = threading.Thread(target=EngineLoop(theirs, engine, self.runner).run)
         self.thread.start()
@@ -227,8 +227,11 @@ class Sabotaged(Runner):
         if self.how == "raises" and any(hit):
             raise RuntimeError("sabotage")
         answers = super().answer(tokens, policies, compute)
-        for row, bad in enumerate(hit):
-            answers.finite[row] = not bad
+        if self.how == "is slow" and any(hit):
+            time.sleep(0.3)
+        elif self.how == "is not finite":
+            for row, bad in enumerate(hit):
+                answers.finite[row] = not bad
         return answers
 
 
@@ -249,6 +252,43 @@ def test_a_candidate_that_fails_is_taken_out_and_costs_stable_nothing(
         ok = answered[0][1] == Status.ANSWERED
         assert ok is (turn == 3), "the fourth batch is served by stable alone"
     assert front.take(Kind.TRIPPED) == {"version": 1, "digest": bad.candidate.digest}
+    front.close()
+
+
+def test_a_candidate_that_is_slow_is_taken_out_where_stable_is_not(model: LoadedModel) -> None:
+    runner = Sabotaged(model)
+    front = Front(model, runner)
+    # Other experts than stable's: such a candidate has batches, and slowness, of its own.
+    slow = snapshot(runner.shape, EXITING | {"moe": {"topK": 1}}, weight=5000)
+    assert slow.candidate is not None
+    runner.digest, runner.how = slow.candidate.digest, "is slow"
+    front.assign(slow)
+    for _ in range(10):
+        front.ask(TEXTS[:2])
+        front.rows(Kind.ANSWERS, 2)
+    arms = []
+    # Three slow batches would do, if this machine gave each its control.
+    while not any(kind is Kind.TRIPPED for kind, _ in front.frames) and len(arms) < 30:
+        front.ask(TEXTS[:2])
+        front.rows(Kind.ANSWERS, 2)
+        front.ask(TEXTS[:2], [0, 0])
+        arms += [{row[6] for row in front.rows(Kind.ANSWERS, 2).values()}]
+    assert front.take(Kind.TRIPPED) == {"version": 1, "digest": slow.candidate.digest}
+    assert arms.count({1}) >= 3 and arms.count({0}) <= 1, "nobody is on the candidate any more"
+    front.close()
+
+
+def test_a_slow_candidate_that_has_every_request_is_left_to_its_guard(model: LoadedModel) -> None:
+    runner = Sabotaged(model)
+    front = Front(model, runner, slo=0.05)
+    everyone = snapshot(runner.shape, EXITING, weight=10_000)
+    assert everyone.candidate is not None
+    runner.digest, runner.how = everyone.candidate.digest, "is slow"
+    front.assign(everyone)
+    for _ in range(6):
+        front.ask(TEXTS[:1], [0])
+        assert front.rows(Kind.ANSWERS, 1)[0][6] == 1
+    assert not any(kind is Kind.TRIPPED for kind, _ in front.frames)
     front.close()
 
 

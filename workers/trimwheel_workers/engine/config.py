@@ -22,6 +22,7 @@ class EngineConfig:
     threads: int
     max_batch: int
     max_wait: float  # seconds
+    slo: float  # seconds; a request slower than this breaks the model's latency promise
     audit_queue: int = AUDIT_QUEUE
 
     def to_wire(self) -> dict[str, Any]:
@@ -43,4 +44,5 @@ class EngineConfig:
             threads=config.engine.threads,
             max_batch=config.engine.max_batch,
             max_wait=seconds(config.engine.max_wait),
+            slo=seconds(config.objectives.latency.slo),
         )

@@ -23,7 +23,7 @@ from trimwheel_workers.engine.frames import Decoder, Kind, encode
 from trimwheel_workers.engine.runner import Answers, Runner
 from trimwheel_workers.engine.scheduler import Batch, Row, Scheduler
 from trimwheel_workers.engine.status import ARM_INDEX, LOST_NOT_FINITE, LOST_QUEUE_FULL, Status
-from trimwheel_workers.tripwire import Tripwire
+from trimwheel_workers.tripwire import Ran, Tripwire
 
 _LOG = logging.getLogger(__name__)
 _RECEIVE_BYTES = 1 << 18
@@ -44,7 +44,8 @@ class EngineLoop:
         self._audit_ids: list[int] = []
         self._audit_seconds = 0.0
         self._snapshot: Snapshot | None = None
-        self._tripwire = Tripwire()
+        self._slo = config.slo
+        self._tripwire = Tripwire(config.slo)
         self._open = True
         self._stopping = False
 
@@ -99,7 +100,7 @@ class EngineLoop:
         before = self._snapshot
         known = {p.digest: p for p in (before.stable, before.candidate) if p} if before else {}
         if before is None or before.salt != snapshot.salt or _digest(before) != _digest(snapshot):
-            self._tripwire = Tripwire()
+            self._tripwire = Tripwire(self._slo)
         self._snapshot = _with_known(snapshot, known)
         self._send(Kind.APPLIED, {"version": snapshot.version})
 
@@ -152,11 +153,12 @@ class EngineLoop:
             self._send(
                 Kind.ANSWERS, {"rows": [_unanswered(row, Status.FAILED) for row in batch.rows]}
             )
-            self._watch(snapshot, policies, [True] * len(policies))
+            self._watch(snapshot, policies, [True] * len(policies), time.monotonic() - started)
             return True
         elapsed = time.monotonic() - started
         self._answer(batch, snapshot, policies, tokens, answers, elapsed)
-        self._watch(snapshot, policies, [not finite for finite in answers.finite])
+        failed = [not finite for finite in answers.finite]
+        self._watch(snapshot, policies, failed, elapsed, sum(_work(tokens, answers.layers)))
         return True
 
     def _answer(
@@ -200,7 +202,12 @@ class EngineLoop:
             self._send(Kind.LOST, {"ids": lost, "reason": LOST_QUEUE_FULL})
 
     def _watch(
-        self, snapshot: Snapshot, policies: list[ResidentPolicy], failed: list[bool]
+        self,
+        snapshot: Snapshot,
+        policies: list[ResidentPolicy],
+        failed: list[bool],
+        elapsed: float,
+        work: int = 1,
     ) -> None:
         """Feed the tripwire; when it trips, everybody is on stable from the next batch on."""
         of_candidate = [
@@ -208,10 +215,15 @@ class EngineLoop:
             for policy, bad in zip(policies, failed, strict=True)
             if _arm(policy, snapshot) == names.ARM_CANDIDATE
         ]
+        ran = Ran(any(of_candidate or failed), elapsed, work)
         if not of_candidate:
-            self._tripwire.saw_stable_batch(any(failed))
-        elif self._tripwire.saw_candidate_batch(any(of_candidate)) and snapshot.candidate:
-            _LOG.error("the tripwire took candidate %s out of service", snapshot.candidate.digest)
+            self._tripwire.saw_stable_batch(ran)
+        elif self._tripwire.saw_candidate_batch(ran) and snapshot.candidate:
+            _LOG.error(
+                "the tripwire took candidate %s out of service; its last batch %s",
+                snapshot.candidate.digest,
+                "failed" if ran.failed else f"ran {elapsed:.3f} s over {work} layer-tokens",
+            )
             self._snapshot = snapshot.on_stable(snapshot.version)
             self._send(
                 Kind.TRIPPED, {"version": snapshot.version, "digest": snapshot.candidate.digest}
@@ -286,7 +298,12 @@ def _shared_out(
 ) -> list[float]:
     """A batch's seconds by arm, in proportion to layers x tokens: what the rows made it compute."""
     work = [0.0, 0.0]
-    for policy, ids, depth in zip(policies, tokens, layers, strict=True):
-        work[ARM_INDEX[_arm(policy, snapshot)]] += depth * len(ids)
+    for policy, of_row in zip(policies, _work(tokens, layers), strict=True):
+        work[ARM_INDEX[_arm(policy, snapshot)]] += of_row
     total = sum(work)
     return [elapsed * part / total for part in work]
+
+
+def _work(tokens: list[list[int]], layers: list[int]) -> list[int]:
+    """Layers x tokens of each row."""
+    return [depth * len(ids) for ids, depth in zip(tokens, layers, strict=True)]
