@@ -18,6 +18,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from pydantic.alias_generators import to_camel
 
+from trimwheel_api.decide import NEVER, as_compared
 from trimwheel_api.errors import PolicyInvalid
 from trimwheel_api.values import Fraction, Threshold, normalise_decimal
 
@@ -104,12 +105,10 @@ class Policy(_Group):
         return self.document() == {}
 
     def thresholds(self, exits: int) -> tuple[float, ...]:
-        """One threshold for each of the model's exits, as numbers; all "never" when disabled."""
-        from trimwheel_api.decide import NEVER
-
+        """One threshold for each of the model's exits, as compared; all "never" when disabled."""
         if not self.exit.enabled:
             return (NEVER,) * exits
-        return tuple(float(text) for text in self.exit.thresholds)
+        return tuple(as_compared(float(text)) for text in self.exit.thresholds)
 
     def document(self) -> dict[str, Any]:
         """The document with decimals normalised and defaults dropped, as plain JSON values."""

@@ -6,10 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimwheel_api.decide import NEVER, decide
+from trimwheel_api.decide import NEVER, as_compared, decide, single
+from trimwheel_api.policy import parse_policy
 
 EXITS = st.integers(1, 8)
-SCORE = st.floats(0, 1, allow_nan=False)
+SCORE = st.floats(0, 1, allow_nan=False, width=32)
+ULP = 2.0**-24
+"""Between 32-bit floats in [0.5, 1)."""
 
 
 @st.composite
@@ -58,6 +61,27 @@ def test_a_threshold_of_zero_answers_at_once(scores):
 
 def test_a_score_equal_to_its_threshold_answers():
     assert decide([0.5, 0.9], [0.5, 0.9]) == 0
+    nearest = 0.89999998  # of the 32-bit floats to 0.9, and below it
+    assert decide([single(nearest)], [0.9]) == 0, "a recorded score meets the policy's decimal"
+    assert decide([single(0.9) - ULP], [0.9]) == 1
+
+
+@given(st.floats(0.5 + ULP, 1 - ULP, width=32), st.floats(-0.49, 0.49))
+def test_what_rounds_to_a_score_ties_with_it(score, share):
+    assert decide([score], [score + share * ULP]) == 0
+    assert decide([score + share * ULP], [score]) == 0
+    assert decide([score], [score + ULP]) == 1
+
+
+@given(SCORE, st.floats(0, 1.99))
+def test_a_compared_threshold_decides_alike_in_64_bits(score, threshold):
+    assert (score >= as_compared(threshold)) is (decide([score], [threshold]) == 0)
+
+
+def test_a_threshold_just_above_one_is_still_never():
+    policy = parse_policy({"exit": {"enabled": True, "thresholds": ["1.000000001", "1", "0.9"]}})
+    assert policy.thresholds(3) == (NEVER, 1.0, single(0.9))
+    assert decide([1.0, 1.0, 1.0], [1.000000001, 1.0, 0.9]) == 1
 
 
 def test_thresholds_must_match_the_exits():

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimwheel_api.decide import decide
+from trimwheel_api.decide import as_compared, decide
 from trimwheel_pipelines.replay import (
     NEVER,
     ReplayRecords,
@@ -42,6 +42,53 @@ def make_records(
 @settings(max_examples=100, deadline=None)
 def test_reference_decides_like_the_contract(scores: list[float], thresholds: list[float]) -> None:
     assert exits_taken([scores], thresholds)[0] == decide(scores, thresholds)
+
+
+@st.composite
+def ties(draw: st.DrawFn) -> tuple[list[float], list[float]]:
+    """Scores, and thresholds that equal them or lie a rounding beside."""
+    scores = draw(st.lists(st.floats(0, 1, width=32), min_size=3, max_size=3))
+    near = [
+        draw(
+            st.sampled_from([
+                score,
+                float(f"{score:.9f}"),
+                float(np.nextafter(np.float32(score), np.float32(2))),
+                float(np.nextafter(np.float32(score), np.float32(-1))),
+                float(np.nextafter(score, 2.0)),
+                float(np.nextafter(score, -1.0)),
+            ])
+        )
+        for score in scores
+    ]  # fmt: skip
+    return scores, near
+
+
+@given(case=ties())
+@settings(max_examples=300, deadline=None)
+def test_replay_decides_ties_and_roundings_like_the_contract(
+    case: tuple[list[float], list[float]],
+) -> None:
+    scores, thresholds = case
+    assert exits_taken([scores], thresholds)[0] == decide(scores, thresholds)
+    compared = [as_compared(threshold) for threshold in thresholds]
+    assert exits_taken([scores], compared)[0] == decide(scores, thresholds)
+
+
+def test_bitmaps_decide_ties_like_the_contract() -> None:
+    edges = np.arange(0.5, 1.0, 0.01).round(4)
+    exact = edges.astype(np.float32)
+    # Each level, hit exactly and missed by one rounding on either side.
+    scores = np.concatenate([exact, np.nextafter(exact, np.float32(2)),
+                             np.nextafter(exact, np.float32(0))])[:, None]  # fmt: skip
+    records = ReplayRecords.build(scores, np.ones(scores.shape, bool))
+    table = ReplayTable(records)
+    for edge in table.edges[0]:
+        for asked in (edge, as_compared(edge)):
+            outcome = table.score_thresholds([[asked]], [0, 1])
+            stay = [decide([score], [edge]) for score in scores[:, 0].tolist()]
+            assert outcome.cost[0] == pytest.approx(np.mean(stay), abs=1e-12), edge
+    assert set(edges) & set(table.edges[0].tolist()), "some levels are scores"
 
 
 @given(

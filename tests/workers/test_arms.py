@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimwheel_api.cohorts import cohort
+from trimwheel_api.decide import NEVER
 from trimwheel_api.errors import PolicyInvalid
 from trimwheel_api.kinds.policy_assignment import AssignedPolicy
 from trimwheel_api.policy import DENSE, parse_policy
@@ -62,7 +63,7 @@ def test_a_snapshot_survives_the_wire() -> None:
 
 NUMBERS = {
     "dense": ({}, (1.01,) * 3, 3, ComputeKey(2, 0.0, "learned")),
-    "thresholds": (exits("0.5", "1", "1.5"), (0.5, 1.0, 1.5), 3, ComputeKey(2, 0.0, "learned")),
+    "thresholds": (exits("0.5", "1", "1.5"), (0.5, 1.0, NEVER), 3, ComputeKey(2, 0.0, "learned")),
     "another score": (exits("1", "1", "1", score="margin"), (1.0,) * 3, 3,
                       ComputeKey(2, 0.0, "margin")),
     "a depth cap": (exits("1", "1", "1", maxDepth=1), (1.0,) * 3, 1, ComputeKey(2, 0.0, "learned")),

@@ -8,14 +8,15 @@ import random
 import pytest
 import torch
 
-from trimwheel_api.decide import NEVER, decide
+from trimwheel_api.decide import NEVER, as_compared, decide, single
 from trimwheel_workers.model import kernels
 from trimwheel_workers.model.config import EncoderConfig, Signature
 from trimwheel_workers.model.encoder import Encoder
+from trimwheel_workers.model.exits import Rows
 from trimwheel_workers.model.kernels import Linear
 from trimwheel_workers.model.packing import Group, pack
 from trimwheel_workers.model.reference import reference_logits
-from trimwheel_workers.model.scores import SCORES, judge, judge_one
+from trimwheel_workers.model.scores import SCORES, Judged, judge, judge_one
 
 EXITS = (1, 2, 3)
 CONFIG = EncoderConfig(
@@ -163,13 +164,36 @@ def test_caps_and_thresholds_mix_by_row(served: Encoder) -> None:
     assert outcome.exit.tolist() == [3, 0, 1, 0]
 
 
-def test_thresholds_are_compared_as_the_decimals_they_are(served: Encoder) -> None:
-    batch = pack(random_texts(1, seed=10))
-    score = served.full(batch, DENSE).scores[0, 0].item()
-    at = torch.tensor([[score, NEVER, NEVER]], dtype=torch.float64)
-    above = at + torch.tensor([[1e-12, 0.0, 0.0]], dtype=torch.float64)  # lost in float32
-    assert served.adaptive(batch, at, DENSE).exit.item() == 0
-    assert served.adaptive(batch, above, DENSE).exit.item() == len(EXITS)
+def test_ties_and_their_neighbours_leave_as_the_contract_says() -> None:
+    torch.manual_seed(3)
+    scores = torch.rand(3_000)
+    # A third each: the threshold equals the score, is the next 32-bit float above, or below it.
+    towards = torch.tensor([0.0, 1.0, 2.0]).repeat(1_000)
+    near = torch.where(towards == 1, scores, torch.nextafter(scores, towards)).tolist()
+    # As a policy writes it: a decimal, in 64 bits beside the 32-bit float that it means.
+    asked = [float(f"{value:.9f}") for value in near]
+    lengths, nobody = [1] * len(asked), torch.empty(len(asked), 0, dtype=torch.int64)
+    rows = Rows(
+        x=torch.zeros(len(asked), 1), lengths=lengths, callers=torch.arange(len(asked)),
+        thresholds=torch.tensor([[as_compared(value)] for value in asked], dtype=torch.float64),
+        caps=None, earlier=nobody, groups=(), starts=torch.arange(len(asked)),
+    )  # fmt: skip
+    left = rows.leaving(0, Judged(scores, torch.zeros(len(asked), dtype=torch.int64), scores))
+    wanted = [decide([s], [t]) == 0 for s, t in zip(scores.tolist(), asked, strict=True)]
+    assert left.tolist() == wanted and 1_000 < sum(wanted) < 2_100
+
+
+def test_a_single_row_is_as_sure_as_a_batch_at_the_end_of_the_scale() -> None:
+    encoder = random_weights().serving()
+    # So sure that the score is 1 as a 32-bit float, and less in 64 bits.
+    encoder.learned.weight.zero_()
+    encoder.learned.class_bias.fill_(20.0)
+    encoder = encoder.serving()
+    texts = random_texts(2, seed=13)
+    ones = torch.ones(2, len(EXITS), dtype=torch.float64)
+    assert encoder.adaptive(pack(texts), ones, DENSE).exit.tolist() == [0, 0]
+    for text in texts:
+        assert encoder.adaptive(pack([text]), [1.0] * len(EXITS), DENSE).exit.tolist() == [0]
 
 
 def test_full_steps_yields_between_layers_and_returns_what_full_returns(served: Encoder) -> None:
@@ -269,6 +293,7 @@ def test_scores_in_python_floats_agree_with_tensors_and_lie_in_the_unit_interval
     ]
     torch.testing.assert_close(batch.score, torch.tensor([row[0] for row in rows]), **NEAR)
     assert batch.prediction.tolist() == [row[1] for row in rows]
+    assert all(row[0] == single(row[0]) for row in rows), "scores are 32-bit floats"
     assert batch.score.min() >= -1e-6 and batch.score.max() <= 1 + 1e-6
 
 

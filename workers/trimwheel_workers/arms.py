@@ -62,7 +62,7 @@ class ResidentPolicy:
     """A policy ready to serve: numbers instead of a document."""
 
     digest: str
-    thresholds: tuple[float, ...]
+    thresholds: tuple[float, ...]  # as `trimwheel_api.decide.as_compared` gives them
     depth_cap: int  # index of the latest exit to answer at; the number of exits means no cap
     compute: ComputeKey
 

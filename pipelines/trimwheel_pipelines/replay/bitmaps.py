@@ -16,6 +16,7 @@ import numpy.typing as npt
 from trimwheel_api.decide import NEVER
 from trimwheel_pipelines.replay.kernel import Levels, Words, count_sorted, vector_kernel
 from trimwheel_pipelines.replay.records import ReplayRecords
+from trimwheel_pipelines.replay.reference import as_compared
 
 LEVELS = 256
 DECIMALS = 4
@@ -63,7 +64,7 @@ class ReplayTable:
     def _part(self, records: ReplayRecords, weight: float) -> _Part:
         table = _aligned(self.exits, self.levels + 1, _words(len(records)))
         for e, edges in enumerate(self.edges):
-            limits = edges.astype(np.float32)
+            limits = as_compared(edges)
             table[e, : len(limits)] = _bits(records.scores[:, e] >= limits[:, None])
         agree = np.concatenate([records.agree, records.final_agree[:, None]], axis=1)
         return _Part(weight, table, _bits(~agree.T), _bits(np.ones(len(records), bool)))
@@ -79,10 +80,10 @@ class ReplayTable:
         Rounding up exits less, hence never looks cheaper than the vector asked for. Thresholds
         above every level become "never".
         """
-        table = np.atleast_2d(np.asarray(vectors, dtype=np.float64))
+        table = np.atleast_2d(as_compared(vectors))
         result = np.empty(table.shape, np.uint16)
         for e, edges in enumerate(self.edges):
-            index = np.searchsorted(edges, np.round(table[:, e], DECIMALS), side="left")
+            index = np.searchsorted(as_compared(edges), table[:, e], side="left")
             result[:, e] = np.where(index == len(edges), self.never, index)
         return result
 

@@ -1,8 +1,7 @@
 """Replay with plain booleans: the slow, obvious form that the bitmap kernel is tested against.
 
 Also the exact form for the few chain points that a certificate tests: there it is fast enough.
-Agrees with `trimwheel_api.decide.decide` for each single record. Scores and thresholds meet as
-32-bit floats, as they do in the engine.
+Agrees with `trimwheel_api.decide.decide` for each single record, ties and roundings included.
 """
 
 from __future__ import annotations
@@ -10,7 +9,14 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from trimwheel_api.decide import NEVER
 from trimwheel_pipelines.replay.records import ReplayRecords
+
+
+def as_compared(thresholds: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """`trimwheel_api.decide.as_compared` of each."""
+    given = np.asarray(thresholds, dtype=np.float64)
+    return np.where(given > 1, NEVER, given).astype(np.float32)
 
 
 def exits_taken(scores: npt.ArrayLike, thresholds: npt.ArrayLike) -> npt.NDArray[np.int64]:
@@ -19,7 +25,7 @@ def exits_taken(scores: npt.ArrayLike, thresholds: npt.ArrayLike) -> npt.NDArray
     `scores` [N, E]; `thresholds` [E]. The vectorised form of `decide`.
     """
     table = np.asarray(scores, dtype=np.float32)
-    limits = np.asarray(thresholds, dtype=np.float32)
+    limits = as_compared(thresholds)
     if limits.shape != (table.shape[1],):
         raise ValueError(
             f"thresholds: one for each of the {table.shape[1]} exits, got shape {limits.shape}"

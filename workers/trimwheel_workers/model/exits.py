@@ -50,7 +50,7 @@ class Rows:
     x: Tensor  # [T, D]
     lengths: list[int]
     callers: Tensor  # int64 [N], the caller's row
-    thresholds: Tensor  # float64 [N, E]: a policy's decimals, compared without rounding
+    thresholds: Tensor  # float64 [N, E], as `trimwheel_api.decide.as_compared` gives them
     caps: Tensor | None  # int64 [N], index of the latest exit to answer at; E is none
     earlier: Tensor  # int64 [N, e], predictions of the exits passed so far
     groups: tuple[Group, ...]

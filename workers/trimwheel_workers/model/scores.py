@@ -19,6 +19,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from trimwheel_api.decide import single
+
 SCORES = ("learned", "maxProb", "margin", "entropy")
 FEATURES = 4
 TINY = 1e-30
@@ -91,7 +93,7 @@ def judge_one(
     table: tuple[list[float], list[float]],
     score: str,
 ) -> tuple[float, int, float]:
-    """``judge`` for one row in Python floats: (score, prediction, probability)."""
+    """``judge`` for one row in Python floats: (score, a 32-bit float; prediction; probability)."""
     best = max(logits)
     if not math.isfinite(best) or any(value != value for value in logits):
         return math.nan, 0, math.nan
@@ -100,21 +102,21 @@ def judge_one(
     total = sum(weights)
     probability = 1.0 / total
     if score == "maxProb":
-        return probability, prediction, probability
+        return single(probability), prediction, probability
     second = max(value for place, value in enumerate(logits) if place != prediction)
     if score == "margin":
-        return (1.0 - math.exp(second - best)) / total, prediction, probability
+        return single((1.0 - math.exp(second - best)) / total), prediction, probability
     # entropy = log(total) - sum p (logit - best)
     spread = sum(w * (value - best) for w, value in zip(weights, logits, strict=True) if w)
     entropy = (math.log(total) - spread / total) / math.log(len(logits))
     if score == "entropy":
-        return 1.0 - entropy, prediction, probability
+        return single(1.0 - entropy), prediction, probability
     if score != "learned":
         raise ValueError(f"score must be one of {', '.join(SCORES)}, got {score!r}")
     w, class_bias = table
     same = earlier.count(prediction) / len(earlier) if earlier else 0.0
     z = w[0] * probability + w[1] * (best - second) + w[2] * entropy + w[3] * same
-    return _sigmoid(z + class_bias[prediction]), prediction, probability
+    return single(_sigmoid(z + class_bias[prediction])), prediction, probability
 
 
 def _sigmoid(z: float) -> float:
