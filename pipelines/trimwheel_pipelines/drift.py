@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
@@ -70,8 +70,8 @@ class DriftSettings:
 
     epsilon: float
     false_alarm_audits: float  # A: mean number of audits to a false Harmful at risk epsilon
+    alarm_audits: int  # audits, of any kind, that a covariate alarm may spend
     harmless_level: float = 0.05
-    alarm_audits: int = 4_000  # audits that a covariate alarm may spend at the raised rate
     covariates: CovariateSettings = field(default_factory=CovariateSettings)
 
 
@@ -94,7 +94,8 @@ class DriftVerdict:
     since: float  # start of what `value` speaks of: the estimated change, or the alarm
     evidence: float  # Shiryaev-Roberts over its alarm level; 1 alarms
     alarms: tuple[CovariateAlarm, ...] = ()
-    wants_audits: bool = False  # a covariate alarm is open and unjudged: raise the audit rate
+    alarm_audits: int = 0  # audits of any kind since the open covariate alarm began
+    wants_audits: bool = False  # that alarm is unjudged and may spend more: raise the audit rate
 
     @property
     def reason(self) -> str:
@@ -142,7 +143,13 @@ def judge_drift(
     index = watch.update(stream.wrong)
     if index is not None:
         return _harmful(stream, index, watch, settings, alarms)
-    return _unharmed(stream, watch, settings, alarms, since, now)
+    verdict = _unharmed(stream, watch, settings, alarms, since, now)
+    # Later audits of a session prove nothing more, and cost as much.
+    spent = int(np.count_nonzero(audits.times[seen] > alarms[0].time)) if alarms else 0
+    wants = verdict.verdict is Drift.NOT_ENOUGH_EVIDENCE and bool(alarms)
+    return replace(
+        verdict, alarm_audits=spent, wants_audits=wants and spent < settings.alarm_audits
+    )
 
 
 def change_point(wrong: npt.NDArray[np.bool_], epsilon: float) -> int:
@@ -213,5 +220,4 @@ def _unharmed(
         since=start,
         evidence=watch.value / settings.false_alarm_audits,
         alarms=tuple(alarms),
-        wants_audits=bool(alarms) and not harmless and count < settings.alarm_audits,
     )

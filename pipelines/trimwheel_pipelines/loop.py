@@ -24,6 +24,7 @@ from trimwheel_api.errors import Conflict, TrimwheelError, Unavailable
 from trimwheel_api.kinds import AdaptiveModel, AdaptivePolicy, PolicyRollout, TuningRun
 from trimwheel_api.kinds.tuning_run import TuningRunSpec
 from trimwheel_api.values import seconds
+from trimwheel_pipelines.alarm_budget import spent_alarms
 from trimwheel_pipelines.covariates import newest_z
 from trimwheel_pipelines.decisions import Wanted, drift_updates, wanted_run
 from trimwheel_pipelines.exposition import Heartbeat, PipelinesMetrics
@@ -103,8 +104,11 @@ class Loop:
         wanted = wanted_run(view)
         if wanted is not None:
             self._start_run(view, wanted)
-        for run, state in drift_updates(view):
-            log.info("%s: drift of TuningRun %s is %s.", view.subject, run.name, state.verdict)
+        for run, state in (*drift_updates(view), *spent_alarms(view)):
+            log.info(
+                "%s: drift of TuningRun %s is %s after %d audits.",
+                view.subject, run.name, state.verdict, state.audits,
+            )  # fmt: skip
             self._write_drift(run, state)
         self._count_ended(view)
         if self._guard("ledger", view, lambda: self._copy_decisions(view)):

@@ -105,6 +105,7 @@ def drift_settings(model: AdaptiveModel) -> DriftSettings:
     return DriftSettings(
         epsilon=float(spec.objectives.max_disagreement),
         false_alarm_audits=float(spec.drift.false_alarm_audits),
+        alarm_audits=spec.audits.alarm_audits,
         covariates=CovariateSettings(
             block=block,
             reference=max(seconds(spec.drift.reference), 3 * block),
@@ -149,6 +150,7 @@ def state_of(verdict: DriftVerdict, now: float) -> DriftState:
         bound=decimal_string(bound, VALUE_DIGITS),
         confidence=decimal_string(verdict.confidence, CONFIDENCE_DIGITS),
         audits=verdict.audits,
+        alarm_audits=verdict.alarm_audits,
         time=timestamp_of(now),
     )
 

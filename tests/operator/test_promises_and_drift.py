@@ -248,6 +248,24 @@ def test_a_covariate_alarm_raises_the_audit_rate_until_it_is_judged(promoted: Wo
     assert not is_dense(promoted), "covariate drift alone changes no policy"
 
 
+def test_a_covariate_alarm_may_spend_so_many_audits(promoted: World) -> None:
+    promoted.model(audits={"alarmRate": "0.3", "alarmAudits": 500})
+    promoted.tuning("alarm", reason="CovariateDrift")
+    promoted.after(1).settle()
+    assert promoted.assignment["auditRate"] == "0.3"
+    promoted.report_drift("alarm", "NotEnoughEvidence", alarmAudits=499)
+    promoted.after(1).settle()
+    assert promoted.assignment["auditRate"] == "0.3"
+    promoted.report_drift("alarm", "NotEnoughEvidence", alarmAudits=500)
+    promoted.after(1).settle()
+    assert promoted.assignment["auditRate"] == "0.02"
+    drifted = promoted.of_model.condition(names.DRIFTED)
+    assert drifted.reason == Reason.COVARIATE_DRIFT, "it still waits for its verdict"
+    promoted.tuning("next", reason="CovariateDrift")
+    promoted.after(1).settle()
+    assert promoted.assignment["auditRate"] == "0.3", "another alarm has audits of its own"
+
+
 @pytest.mark.parametrize("field", ["audits", "rollout"])
 def test_a_changed_rate_or_lease_reaches_the_workers(world: World, field: str) -> None:
     change = {"audits": {"rate": "0.05"}, "rollout": {"leaseSeconds": 9}}[field]

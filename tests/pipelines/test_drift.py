@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.signal import lfilter
@@ -17,6 +19,7 @@ from trimwheel_pipelines.drift import (
     AuditStream,
     Drift,
     DriftSettings,
+    DriftVerdict,
     change_point,
     judge_drift,
 )
@@ -111,7 +114,7 @@ def test_a_reference_shorter_than_three_blocks_is_refused() -> None:
         CovariateSettings(block=5, reference=10)
 
 
-SETTINGS = DriftSettings(epsilon=0.02, false_alarm_audits=1e5, covariates=DEMO)
+SETTINGS = DriftSettings(epsilon=0.02, false_alarm_audits=1e5, alarm_audits=4_000, covariates=DEMO)
 
 
 def test_raised_disagreement_is_harmful_without_any_covariate() -> None:
@@ -156,6 +159,26 @@ def test_a_moved_signal_with_unharmed_answers_is_harmless() -> None:
     assert again.signal == ""
 
 
+def test_an_alarm_may_spend_so_many_audits_and_repeats_within_a_session_count() -> None:
+    signal = requests(50, [(60, 3.0, 1.0), (60, 4.0, 1.0)], seed=6)
+    audits = stream([(6_000, 0.025)], seed=6)
+    audits = replace(audits, first=np.arange(len(audits.times)) % 3 == 0)
+    limited = replace(SETTINGS, alarm_audits=600)
+
+    def at(moment: float) -> DriftVerdict:
+        return judge_drift(audits, [signal], limited, since=START, now=START + moment)
+
+    before = at(60)
+    assert (before.alarm_audits, before.wants_audits) == (0, False), "no alarm yet"
+    alarm = next(at(moment) for moment in range(60, 120) if at(moment).alarms)
+    begun = alarm.alarms[0].time - START
+    almost, spent = at(begun + 11.9), at(begun + 12.1)  # 50 audits a second
+    assert almost.alarm_audits < 600 <= spent.alarm_audits
+    assert almost.wants_audits and not spent.wants_audits
+    assert spent.verdict is Drift.NOT_ENOUGH_EVIDENCE
+    assert spent.audits == pytest.approx(spent.alarm_audits / 3, abs=1)
+
+
 def test_harm_wins_over_a_covariate_alarm() -> None:
     signal = requests(50, [(60, 3.0, 1.0), (60, 4.0, 1.0)], seed=7)
     audits = stream([(3_000, 0.01), (3_000, 0.1)], seed=7)
@@ -197,7 +220,7 @@ def test_published_detection_delay_is_reproduced() -> None:
         verdict = judge_drift(
             audits,
             [],
-            DriftSettings(epsilon=0.02, false_alarm_audits=5e6, covariates=DEMO),
+            replace(SETTINGS, false_alarm_audits=5e6),
             since=START,
             now=START + 100,
         )

@@ -48,9 +48,9 @@ def value(loop: Loop, row: metrics.Metric, **labels: str) -> float | None:
     return found
 
 
-def serve_policy(stage: Any, digest: str) -> Any:
+def serve_policy(stage: Any, digest: str, **spec: Any) -> Any:
     """A model whose stable policy is not dense, since now."""
-    made = stage.declare(digest, **DRIFT)
+    made = stage.declare(digest, **DRIFT, **spec)
     stable = {
         "digest": DIGEST, "policy": "p", "since": stage.now.strftime("%Y-%m-%dT%H:%M:%SZ"),
     }  # fmt: skip
@@ -136,6 +136,43 @@ def test_a_signal_that_moves_starts_a_covariate_run(stage: Any, loop: Loop, mode
     ) < -6.0  # fmt: skip
     # With no disagreement at all the audits have answered already: moved, but harmless.
     assert not runs
+
+
+def test_an_alarm_that_spent_its_audits_says_so_once(stage: Any, loop: Loop, model: Any) -> None:
+    serve_policy(stage, model.digest, audits={"alarmAudits": 700})
+    start, rng = stage.now.timestamp(), np.random.default_rng(1)
+
+    def audit(seconds: float, centre: float, wrong: int) -> None:
+        """50 audits a second; each session is audited twice, and one in `wrong` is wrong."""
+        count = int(50 * seconds)
+        scores = np.clip(rng.normal(centre, 0.1, (count, 3)), 0, 1).astype(np.float32)
+        stage.traffic.write(
+            count, stage.now.timestamp(), stable_digest=[DIGEST] * count,
+            stable_prediction=(np.arange(count) // 2 % wrong == 0).astype(np.int32),
+            first_in_session=np.arange(count) % 2 == 0, scores=list(scores),
+            predictions=list(np.zeros((count, 4), np.int32)),
+        )  # fmt: skip
+        stage.now += timedelta(seconds=seconds)
+
+    audit(60, 0.6, wrong=50)
+    audit(12, 0.4, wrong=9)  # too many to call it harmless, too few for harm
+    loop.once()
+    [run] = stage.objects.list(TuningRun)
+    assert run.spec.reason == "CovariateDrift"
+    first = run.status.drift
+    assert first.verdict == "NotEnoughEvidence" and first.alarm_audits < 700
+    while stage.objects.list(TuningRun)[0].status.drift.alarm_audits < 700:
+        audit(1, 0.4, wrong=9)
+        loop.once()
+        assert stage.now.timestamp() < start + 120
+    [run] = stage.objects.list(TuningRun)
+    assert run.status.drift.verdict == "NotEnoughEvidence"
+    assert 700 <= run.status.drift.alarm_audits < 750, "later audits of a session count as well"
+    assert run.status.drift.audits == pytest.approx(run.status.drift.alarm_audits / 2, abs=1)
+    written = len(stage.objects.history)
+    audit(1, 0.4, wrong=9)
+    loop.once()
+    assert len(stage.objects.history) == written
 
 
 def test_enough_audits_start_the_first_run(stage: Any, loop: Loop, model: Any) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from trimwheel_api.kinds import AdaptiveModel, AdaptivePolicy, PolicyRollout, TuningRun
 from trimwheel_api.policy import DENSE
+from trimwheel_pipelines.alarm_budget import spent_alarms
 from trimwheel_pipelines.covariates import CovariateAlarm
 from trimwheel_pipelines.decisions import drift_updates, wanted_run
 from trimwheel_pipelines.drift import Drift, DriftVerdict
@@ -227,6 +228,32 @@ def test_the_drift_verdict_reaches_the_run_that_answers_it() -> None:
     assert target is open_alarm and state.verdict == "Harmless"
     assert drift_updates(view(serving(), verdict=MOVED, runs=(open_alarm,))) == []
     assert drift_updates(view(serving(), verdict=None, runs=(lost,))) == []
+
+
+SPENT = replace(MOVED, alarm_audits=4_000, wants_audits=False)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "status", "written"),
+    [
+        (SPENT, {"drift": {"verdict": "NotEnoughEvidence", "alarmAudits": 10}}, True),
+        (SPENT, {"drift": {"verdict": "NotEnoughEvidence", "alarmAudits": 4_100}}, False),
+        (SPENT, {"drift": {"verdict": "Harmless", "alarmAudits": 10}}, False),
+        (SPENT, {}, False),
+        (SPENT, {"drift": {"verdict": "NotEnoughEvidence"}, "outcome": "Certified"}, False),
+        (replace(SPENT, alarm_audits=3_999), {"drift": {"verdict": "NotEnoughEvidence"}}, False),
+        (HARM, {"drift": {"verdict": "NotEnoughEvidence"}}, False),
+        (None, {"drift": {"verdict": "NotEnoughEvidence"}}, False),
+    ],
+)
+def test_spent_audits_are_written_once_on_the_run_of_the_open_alarm(
+    verdict: DriftVerdict | None, status: dict[str, Any], written: bool
+) -> None:
+    alarmed, other = run("c", "CovariateDrift", **status), run("s", "Scheduled", **status)
+    found = spent_alarms(view(serving(), verdict=verdict, runs=(alarmed, other)))
+    assert [(one, state.alarm_audits) for one, state in found] == (
+        [(alarmed, 4_000)] if written else []
+    )
 
 
 def test_an_open_alarm_says_which_signal_moved_and_from_where() -> None:

@@ -90,7 +90,15 @@ class Audits(Spec):
 
     rate: Fraction = Field(default="0.02", description="Share of requests that are audited.")
     alarm_rate: Fraction = Field(
-        default="0.2", description="The share after a covariate alarm, until it is judged."
+        default="0.2",
+        description="The share after a covariate alarm, until it is judged or has spent "
+        "alarmAudits.",
+    )
+    alarm_audits: int = Field(
+        default=4000,
+        description="Audits after a covariate alarm at which the rate falls back to normal.",
+        ge=1,
+        le=1_000_000,
     )
     inputs: Literal["none", "sampled"] = Field(
         default="none",
@@ -266,7 +274,12 @@ class DriftState(Status):
     value: str = Field(default="", description="What it is now, a decimal string.")
     bound: str = Field(default="", description="What it may be, a decimal string.")
     confidence: str = Field(default="", description="Of the verdict, a decimal string.")
-    audits: int = Field(default=0, description="Audits since the watch began.")
+    audits: int = Field(
+        default=0, description="First audits of sessions that the verdict rests on."
+    )
+    alarm_audits: int = Field(
+        default=0, description="Audits of any kind since the covariate alarm began."
+    )
     time: str = Field(default="", description="When it was decided.")
     tuning_run: str = Field(default="", description="TuningRun that carries it.")
 

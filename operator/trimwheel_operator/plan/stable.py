@@ -127,10 +127,16 @@ def policy_of_digest(state: ObservedState, digest: str, name: str = "") -> Adapt
 
 
 def audit_rate(state: ObservedState, model: AdaptiveModel) -> str:
-    """The model's rate, or its alarm rate while a covariate alarm waits for its verdict."""
-    if any(is_unjudged_alarm(run) for run in state.runs):
-        return model.spec.audits.alarm_rate
-    return model.spec.audits.rate
+    """The model's rate, or its alarm rate while a covariate alarm waits for its verdict.
+
+    The alarm may spend only so many audits; what it spent is told by pipelines, which count them.
+    """
+    audits = model.spec.audits
+    for run in state.runs:
+        spent = run.status.drift.alarm_audits if run.status.drift else 0
+        if is_unjudged_alarm(run) and spent < audits.alarm_audits:
+            return audits.alarm_rate
+    return audits.rate
 
 
 def is_unjudged_alarm(run: TuningRun) -> bool:
