@@ -248,7 +248,7 @@ class World:
         def of(kind: str) -> tuple[Any, ...]:
             return tuple(
                 KINDS[kind].model_validate(copy.deepcopy(item))
-                for (found, _), item in self.objects.items()
+                for (found, _), item in sorted(self.objects.items())  # a list is by name
                 if found == kind
             )
 

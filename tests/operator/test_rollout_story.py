@@ -10,6 +10,7 @@ import pytest
 from trimwheel_api import names
 from trimwheel_api.names import Action, Reason
 from trimwheel_api.policy import DENSE
+from trimwheel_operator.plan.actions import PatchStatus
 
 World = Any
 Document = dict[str, Any]
@@ -340,6 +341,27 @@ def test_a_rollback_preempts_and_needs_neither_steps_nor_approval(
     assert world.assignment["stable"]["digest"] == DENSE.digest
     assert world.of_model.intended.digest == DENSE.digest
     assert digest_of(good) in world.of_model.rejected_digests
+
+
+def test_a_rollback_is_ready_no_sooner_than_what_it_ended_is_rolled_back(
+    world: World, good: Document
+) -> None:
+    start(world, good)
+    climb(world, 1)
+    world.rollout("back", policyDigest=DENSE.digest, type="Rollback", requestedBy="ann")
+    world.after(1).look()
+    world.silent.add("router-1")
+    world.acknowledge()
+    world.after(1).look()
+    assert world.of_rollout("ramp").phase == world.of_rollout("back").phase == "RollingBack"
+    world.silent.clear()
+    world.acknowledge()
+    last = world.after(1).look(crash_after=1)
+    assert [one.name for one in last.actions if isinstance(one, PatchStatus)] == ["ramp", "back"]
+    assert world.of_rollout("ramp").phase == "RolledBack"
+    assert not world.of_rollout("back").is_true(names.READY)
+    world.settle()
+    assert world.of_rollout("back").is_true(names.READY)
 
 
 def test_a_rollback_to_a_former_policy_restores_its_document(

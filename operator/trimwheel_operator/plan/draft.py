@@ -28,6 +28,7 @@ from trimwheel_operator.plan.actions import (
 from trimwheel_operator.plan.clock import to_micro
 from trimwheel_operator.plan.conditions import State, with_condition
 from trimwheel_operator.plan.observed import ObservedState
+from trimwheel_operator.plan.phases import age
 
 MAX_DECISIONS = 64
 _WARNINGS = frozenset({names.Action.ROLL_BACK, names.Action.REFUSE, names.Action.HOLD})
@@ -173,12 +174,15 @@ class Draft:
         )
 
     def effects(self) -> list[Action]:
-        """The writes, assignment first, then statuses, then Events."""
+        """The writes: assignment, then statuses, oldest rollout first, then Events.
+
+        So whoever sees that a Rollback is Ready sees that what it ended is RolledBack.
+        """
         found: list[Action] = [*self._assignment_write()]
         model = self.state.model
         if model is not None:
             found += status_patch(model.kind, model.metadata, model.status, self.model)
-        for rollout in self.state.rollouts:
+        for rollout in sorted(self.state.rollouts, key=age):
             found += status_patch(
                 rollout.kind, rollout.metadata, rollout.status, self.status(rollout)
             )
