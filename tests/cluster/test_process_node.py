@@ -113,7 +113,7 @@ def test_a_deployment_is_ready_behind_its_service_and_every_pod_gets_traffic(
     pods = {one.metadata.name for one in admin.core.list_namespaced_pod(namespace).items}
     url = f"http://{address}:8000/"
     eventually(lambda: _get(url), "the Service answers")
-    assert {_get(url) for _ in range(10)} == pods
+    eventually(lambda: {_get(url) for _ in range(10)} == pods, "every pod answers")
 
 
 def test_a_service_without_a_ready_pod_refuses_connections(admin: Clients, namespace: str) -> None:

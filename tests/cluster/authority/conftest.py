@@ -1,6 +1,6 @@
-"""The chart on a real API server with nobody deciding, and people and accounts who try things.
+"""People and accounts who try things on the installed chart.
 
-Operator and pipelines are installed with 0 replicas: their accounts exist, and the tests speak with
+Nobody decides there: operator and pipelines have accounts and no pods, and the tests speak with
 those accounts' own tokens. People are client certificates. An `Answer` says which layer refused.
 """
 
@@ -13,7 +13,7 @@ import ssl
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,13 +21,12 @@ from typing import Any
 
 import httpx
 import pytest
-import yaml
 
 from trimwheel_api import names
 from trimwheel_api.kinds import PLURALS
 from trimwheel_local.cluster import Cluster
 from trimwheel_local.layout import checkout
-from trimwheel_local.names import RELEASE_NAME, RELEASE_NAMESPACE
+from trimwheel_local.names import RELEASE_NAMESPACE
 from trimwheel_local.testing import Clients, eventually
 
 ROOT = checkout() or Path.cwd()
@@ -35,6 +34,8 @@ CHART = ROOT / "charts" / "trimwheel"
 DIGEST = "sha256:" + "a" * 64
 OTHER_DIGEST = "sha256:" + "b" * 64
 NOW = "2026-01-01T00:00:00Z"
+ADMIN = "admin"
+"""Username of the cluster's administrator."""
 
 SETTLE = 10.0
 """Seconds; the lag is milliseconds, but a changed CRD makes the cache start anew."""
@@ -125,8 +126,10 @@ class Stage:
     # --- who ---------------------------------------------------------------------------------
     def person(self, name: str, *roles: str, groups: tuple[str, ...] = ()) -> Actor:
         """A client certificate for `name`, bound to ClusterRoles in this namespace."""
+        subject = {"kind": "User", "name": name, "apiGroup": _RBAC}
         for role in roles:
-            self.bind(role, {"kind": "User", "name": name, "apiGroup": _RBAC})
+            self.bind(role, subject)
+        self.await_rights(name, subject)
         return self._actor(self.cluster.kubeconfig_for(name, groups))
 
     def account(self, name: str, *roles: str) -> Actor:
@@ -134,9 +137,10 @@ class Stage:
         self.admin.core.create_namespaced_service_account(
             self.namespace, {"metadata": {"name": name}}
         )
+        subject = {"kind": "ServiceAccount", "name": name, "namespace": self.namespace}
         for role in roles:
-            subject = {"kind": "ServiceAccount", "name": name, "namespace": self.namespace}
             self.bind(role, subject)
+        self.await_rights(names.service_account_user(self.namespace, name), subject)
         return self.token(self.namespace, name)
 
     def token(self, namespace: str, account: str, pod: Any = None) -> Actor:
@@ -185,6 +189,24 @@ class Stage:
         }
         self.admin.rbac.create_namespaced_role_binding(self.namespace, body)
 
+    def await_rights(self, user: str, subject: dict[str, Any]) -> None:
+        """Wait until the authorizer, which reads from a cache, knows every right given so far.
+
+        It learns of roles and of bindings in the order in which they were made: once it grants a
+        last right that nothing else gives, it has seen those before.
+        """
+        last = f"last-{uuid.uuid4().hex[:8]}"
+        right = {"group": "test.trimwheel.dev", "resource": last, "verb": "get"}
+        self.role(last, [{"apiGroups": [right["group"]], "resources": [last], "verbs": ["get"]}])
+        self.bind(f"Role/{last}", subject)
+        where = {"namespace": self.namespace, **right}
+        review = {"spec": {"user": user, "resourceAttributes": where}}
+        path = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+        eventually(
+            lambda: self.root.call("POST", path, review).body["status"]["allowed"],
+            f"{user} has the rights that were given",
+        )
+
     # --- what --------------------------------------------------------------------------------
     def model(self, name: str = "m", **rollout: Any) -> dict[str, Any]:
         spec: dict[str, Any] = {"model": {"uri": "models:/m/1", "digest": DIGEST}}
@@ -223,7 +245,9 @@ class Stage:
     def requested(self, name: str = "r", **spec: Any) -> dict[str, Any]:
         """A rollout that the pipelines asked for."""
         user = names.service_account_user(RELEASE_NAMESPACE, names.PIPELINES_ACCOUNT)
-        return _agreed(self.pipelines.create(self.rollout(name, user, **spec)))
+        made = _agreed(self.pipelines.create(self.rollout(name, user, **spec)))
+        self.await_admission(made, "Reject")
+        return made
 
     def await_approval(self, rollout: dict[str, Any]) -> dict[str, Any]:
         """The operator says that a person is asked."""
@@ -231,7 +255,19 @@ class Stage:
         asked = {"type": "AwaitingApproval", "status": "True", "reason": "ApprovalRequired"}
         patch = {"status": {"conditions": [{**asked, **times}]}}
         name = rollout["metadata"]["name"]
-        return _agreed(self.operator.patch("PolicyRollout", name, patch, "status"))
+        asking = _agreed(self.operator.patch("PolicyRollout", name, patch, "status"))
+        if asking["spec"]["requestedBy"] != ADMIN:
+            self.await_admission(asking, "Approve")
+        return asking
+
+    def await_admission(self, rollout: dict[str, Any], decision: str) -> None:
+        """Wait until admission lets the administrator decide; it reads from a cache."""
+        tried = self.approval(rollout, ADMIN, decision=decision)
+        eventually(
+            lambda: self.root.create(tried, dryRun="All").allowed,
+            f"admission knows that {rollout['metadata']['name']} may get {decision}",
+            SETTLE,
+        )
 
     def settle(self, ask: Callable[[], Answer], wanted: Callable[[Answer], bool]) -> Answer:
         """The first answer that is `wanted`, else the last one after some seconds.
@@ -269,20 +305,6 @@ def _agreed(answer: Answer) -> dict[str, Any]:
     return answer.body
 
 
-@pytest.fixture(scope="module")
-def release(cluster: Cluster, admin: Clients) -> Iterator[str]:
-    """The chart, with nobody deciding; afterwards the release is as it was found."""
-    before = _values(cluster)
-    shape = yaml.safe_load((CHART / "ci" / "embedded-values.yaml").read_text())
-    for component in ("operator", "pipelines"):
-        shape[component]["replicas"] = 0
-    cluster.install_chart(shape)
-    eventually(lambda: _forgery_refused(admin), "admission policies bite")
-    yield RELEASE_NAMESPACE
-    if before not in (None, shape):
-        cluster.install_chart(before)
-
-
 @pytest.fixture
 def stage(release: str, cluster: Cluster, admin: Clients, namespace: str) -> Stage:
     """A namespace of the test's own, on the installed chart."""
@@ -300,43 +322,9 @@ def helm(cluster: Cluster) -> Callable[..., str]:
     """Runs helm against the cluster; returns what it printed. Raises CalledProcessError."""
 
     def run(*arguments: str) -> str:
-        return _tool(cluster, "helm", *arguments)
+        command = ["helm", *arguments]
+        return subprocess.run(
+            command, env=cluster.env(), capture_output=True, text=True, check=True
+        ).stdout
 
     return run
-
-
-def _tool(cluster: Cluster, name: str, *arguments: str) -> str:
-    return subprocess.run(
-        [name, *arguments], env=cluster.env(), capture_output=True, text=True, check=True
-    ).stdout
-
-
-def _values(cluster: Cluster) -> dict[str, Any] | None:
-    """The installed release's own values; None when there is no release."""
-    releases = _tool(cluster, "helm", "list", "--namespace", RELEASE_NAMESPACE, "--short").split()
-    if RELEASE_NAME not in releases:
-        return None
-    command = ("get", "values", RELEASE_NAME, "--namespace", RELEASE_NAMESPACE, "--output", "yaml")
-    return yaml.safe_load(_tool(cluster, "helm", *command)) or {}
-
-
-def _forgery_refused(admin: Clients) -> bool:
-    """Whether every policy is in force: a new one bites about a second after it was created."""
-    forged = made(
-        "PolicyApproval",
-        "forged",
-        {
-            "rollout": "none",
-            "rolloutUID": "none",
-            "policyDigest": DIGEST,
-            "decision": "Approve",
-            "approver": "somebody-else",
-        },
-    )
-    actor = Actor(_http(admin), "default")
-    answer = actor.create(forged, dryRun="All")
-    written = made("PolicyAssignment", "forged", {"epoch": 1, "stable": {"digest": DIGEST}})
-    other = actor.create(written, dryRun="All")
-    # Two policies guard approvals; which of them speaks first is the API server's choice.
-    guarded = answer.policy in ("trimwheel-approvers", "trimwheel-approvals")
-    return guarded and other.policy == "trimwheel-operator-only"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -327,8 +326,12 @@ def test_the_garbage_collector_detaches_an_acknowledgement_from_its_pod(workers:
     owned["metadata"]["ownerReferences"] = [owner]
     path = LEASES.format(stage.namespace)
     assert stage.token(stage.namespace, WORKER, pod=a).call("POST", path, owned).allowed
-    # The collector learns of a new lease through its own watch: orphaning too early finds none.
-    time.sleep(1)
+    # The collector learns of leases through its own watch, in their order: orphaning too early
+    # would find none. It knows this one when it has taken a later one, whose owner never was.
+    later = acknowledgement("later", model=None)
+    later["metadata"]["ownerReferences"] = [{**owner, "name": "never-was", "uid": "never-was"}]
+    assert stage.root.call("POST", path, later).allowed
+    eventually(lambda: stage.root.call("GET", f"{path}/later").code == 404, "collector at work")
     pod = f"/api/v1/namespaces/{stage.namespace}/pods/m-a"
     assert stage.root.call("DELETE", pod, {"propagationPolicy": "Orphan"}).allowed
 

@@ -19,6 +19,7 @@ from trimwheel_local.testing import eventually
 pytestmark = pytest.mark.cluster
 
 Helm = Callable[..., str]
+Install = Callable[..., None]
 SHAPES = ("defaults", "embedded", "full")
 FOREIGN = ("PodMonitor", "PrometheusRule")
 """Kinds of the Prometheus operator: its CRDs are not on this API server."""
@@ -91,15 +92,15 @@ def test_the_admission_policies_type_check(stage: Any) -> None:
         assert not checked.get("expressionWarnings"), (one["metadata"]["name"], checked)
 
 
-def test_an_upgrade_keeps_objects_and_their_statuses(stage: Any, release: str) -> None:
+def test_an_upgrade_keeps_objects_and_their_statuses(stage: Any, install: Install) -> None:
     asked = stage.waiting()
-    upgrade(stage, {"operator": {"leaderSeconds": 7}})
+    install(operator={"leaderSeconds": 7})
     now = stage.root.get("PolicyRollout", "r").body
     assert now["metadata"]["uid"] == asked["metadata"]["uid"]
     assert now["status"] == asked["status"]
     environment = deployment_environment(stage, names.OPERATOR_ACCOUNT)
     assert environment["TRIMWHEEL_LEADER_SECONDS"] == "7"
-    upgrade(stage, {})
+    install()
 
 
 def test_a_second_release_is_refused(stage: Any, helm: Helm, chart: Path) -> None:
@@ -108,7 +109,9 @@ def test_a_second_release_is_refused(stage: Any, helm: Helm, chart: Path) -> Non
     assert "cannot be imported into the current release" in refused.value.stderr
 
 
-def test_uninstalling_keeps_kinds_and_objects_and_drops_admission(stage: Any, helm: Helm) -> None:
+def test_uninstalling_keeps_kinds_and_objects_and_drops_admission(
+    stage: Any, helm: Helm, install: Install
+) -> None:
     """Then the operator's self-test is what stands between a forged approval and a promotion."""
     kept = stage.waiting()
     helm("uninstall", RELEASE_NAME, "--namespace", RELEASE_NAMESPACE, "--wait")
@@ -120,11 +123,13 @@ def test_uninstalling_keeps_kinds_and_objects_and_drops_admission(stage: Any, he
         forged = stage.approval(kept, "somebody-else")
         eventually(lambda: stage.root.create(forged).allowed, "admission is gone")
     finally:
-        upgrade(stage, {})
+        install()
     eventually(lambda: refusal(stage, kept) == "trimwheel-approvers", "admission is back")
 
 
-def test_a_forged_rejection_tells_whether_the_one_policy_that_matters_is_gone(stage: Any) -> None:
+def test_a_forged_rejection_tells_whether_the_one_policy_that_matters_is_gone(
+    stage: Any, install: Install
+) -> None:
     """Its binding stays behind, and the other policy still refuses what is wrong in itself.
 
     So a forgery that both would refuse proves nothing; a rejection that is right but for who
@@ -138,7 +143,7 @@ def test_a_forged_rejection_tells_whether_the_one_policy_that_matters_is_gone(st
         wrong = stage.approval(asked, "somebody-else", rolloutUID="1234")
         assert stage.root.create(wrong, dryRun="All").policy == "trimwheel-approvals"
     finally:
-        upgrade(stage, {})
+        install()
     eventually(lambda: refusal(stage, asked) == "trimwheel-approvers", "both are back")
 
 
@@ -146,15 +151,6 @@ def refusal(stage: Any, rollout: dict[str, Any]) -> str:
     """Which policy refuses a rejection in another's name, tried without storing it."""
     forged = stage.approval(rollout, "somebody-else", decision="Reject")
     return str(stage.root.create(forged, dryRun="All").policy)
-
-
-def upgrade(stage: Any, change: dict[str, Any]) -> None:
-    """Install the shape of these tests, with a change on top."""
-    chart = Path(__file__).parents[3] / "charts" / "trimwheel"
-    shape = yaml.safe_load((chart / "ci" / "embedded-values.yaml").read_text())
-    for component in ("operator", "pipelines"):
-        shape[component] = {**shape[component], "replicas": 0, **change.get(component, {})}
-    stage.cluster.install_chart(shape)
 
 
 def deployment_environment(stage: Any, name: str) -> dict[str, str]:

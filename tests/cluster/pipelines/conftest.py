@@ -1,26 +1,21 @@
-"""The chart with nobody running, the pipelines' own credentials, and records that workers made."""
+"""The pipelines' own credentials, and records that workers made."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from kubernetes import config
 from tests.pipelines.conftest import Traffic, audits, model, model_folder
 
 from trimwheel_api import names
 from trimwheel_local.cluster import Cluster
-from trimwheel_local.layout import checkout
 from trimwheel_local.names import RELEASE_NAMESPACE
-from trimwheel_local.testing import Clients
 from trimwheel_pipelines.kube import Objects
 
 __all__ = ["audits", "model", "model_folder"]
-ROOT = checkout() or Path.cwd()
 ACCOUNT = names.service_account_user(RELEASE_NAMESPACE, names.PIPELINES_ACCOUNT)
 
 
@@ -28,17 +23,6 @@ ACCOUNT = names.service_account_user(RELEASE_NAMESPACE, names.PIPELINES_ACCOUNT)
 def account() -> str:
     """The pipelines' username."""
     return ACCOUNT
-
-
-@pytest.fixture(scope="module")
-def release(cluster: Cluster, admin: Clients) -> str:
-    """The chart with 0 replicas of everything, its admission at work."""
-    values = yaml.safe_load((ROOT / "charts/trimwheel/ci/embedded-values.yaml").read_text())
-    for component in ("operator", "pipelines"):
-        values[component]["replicas"] = 0
-    cluster.install_chart(values)
-    time.sleep(2)  # a new admission policy bites after about a second
-    return RELEASE_NAMESPACE
 
 
 @pytest.fixture
