@@ -14,6 +14,8 @@ DETACH ?=
 BAD_POLICY ?=
 REPORT ?= build/demo-report.json
 UNIT := -m "not cluster and not e2e and not slow"
+# Two processes, each with whole files: what a file's tests share is made once.
+PARALLEL := -n 2 --dist loadfile
 
 .PHONY: help setup lock fmt lint test-unit test e2e generate verify demo down bench env
 
@@ -37,7 +39,7 @@ test: ## set up what is missing and run every test
 
 test-unit: ## tests without a cluster, under a minute
 	@$(BOOTSTRAP) --steps python --plan quiet
-	@$(PY) -m pytest $(UNIT) -q
+	@$(PY) -m pytest $(UNIT) -q $(PARALLEL)
 
 e2e: ## the story as a test, on real components
 	@$(BOOTSTRAP) --steps python,binaries,model --plan quiet

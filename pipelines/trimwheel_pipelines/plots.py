@@ -17,7 +17,7 @@ matplotlib.use("Agg")
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
-from scipy.stats import beta
+from scipy.special import betaincinv  # scipy.stats has it too, and costs half a second to load
 
 from trimwheel_pipelines.replay import ReplayRecords
 from trimwheel_pipelines.trials import TrialResult
@@ -133,8 +133,8 @@ def _bins(
     counts = np.array([len(part) for part in parts], dtype=np.float64)
     hits = np.array([float(agree[part].sum()) for part in parts])
     mean = hits / np.maximum(counts, 1.0)
-    low = np.where(hits > 0, beta.ppf(0.025, hits, counts - hits + 1), 0.0)
-    high = np.where(hits < counts, beta.ppf(0.975, hits + 1, counts - hits), 1.0)
+    low = np.where(hits > 0, betaincinv(hits, counts - hits + 1, 0.025), 0.0)
+    high = np.where(hits < counts, betaincinv(hits + 1, counts - hits, 0.975), 1.0)
     return centre, mean, low, high
 
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -598,33 +599,48 @@ class Held:
         return True
 
 
-async def run(gatherer: Script, marks: int = 1, seconds: float = 0.6) -> Reconciler:
+KEY = ("team", "router")
+
+
+def running(gatherer: Script) -> Reconciler:
     parts: Any = (gatherer, Nothing(), Held(), OperatorMetrics())
     reconciler = Reconciler(*parts)
     reconciler.start()
-    for _ in range(marks):
-        reconciler.mark(("team", "router"))
-    await asyncio.sleep(seconds)
     return reconciler
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.01)
 
 
 async def test_many_marks_make_one_pass(world: Any) -> None:
     gatherer = Script(world, [])
-    reconciler = await run(gatherer, marks=50, seconds=0.2)
-    assert gatherer.looks <= 2 and reconciler.keys() == [("team", "router")]
+    reconciler = running(gatherer)
+    for _ in range(50):
+        reconciler.mark(KEY)
+    await until(lambda: gatherer.looks > 0)
+    await asyncio.sleep(0.2)
+    assert gatherer.looks <= 2 and reconciler.keys() == [KEY]
     await reconciler.stop()
 
 
 @pytest.mark.parametrize("error", [Conflict("changed"), Unavailable("away"), KeyError("a defect")])
 async def test_a_failed_pass_is_tried_again(world: Any, error: Exception) -> None:
     gatherer = Script(world, [error])
-    reconciler = await run(gatherer)
-    assert gatherer.looks >= 2 and reconciler.alive()
+    reconciler = running(gatherer)
+    reconciler.mark(KEY)
+    await until(lambda: gatherer.looks >= 2)
+    assert reconciler.alive()
     await reconciler.stop()
 
 
 async def test_a_model_of_which_nothing_is_left_is_forgotten(world: Any) -> None:
     gone = ObservedState(namespace="team", name="router", settings=Settings())
-    reconciler = await run(Script(world, [gone]), seconds=0.2)
-    assert reconciler.keys() == [] and reconciler.alive()
+    gatherer = Script(world, [gone])
+    reconciler = running(gatherer)
+    reconciler.mark(KEY)
+    await until(lambda: gatherer.looks > 0 and reconciler.keys() == [])
+    assert reconciler.alive()
     await reconciler.stop()

@@ -5,9 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-pytest.importorskip("transformers")
 from trimwheel_workers import bench_serving as bench
-from trimwheel_workers.bench_bert import BertTwin
 from trimwheel_workers.model.config import EncoderConfig
 from trimwheel_workers.model.encoder import Encoder, pack
 
@@ -30,6 +28,8 @@ def encoders() -> tuple[Encoder, Encoder]:
 
 
 def test_bert_with_our_weights_gives_our_answers() -> None:
+    from trimwheel_workers.bench_bert import BertTwin  # loads transformers: seconds
+
     trained, served = encoders()
     twin = BertTwin(trained, torch.float32).probabilities(TEXTS)
     ours = served.full(pack(TEXTS), served.config.dense_signature)

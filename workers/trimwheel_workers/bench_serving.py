@@ -20,7 +20,6 @@ from typing import Any
 import torch
 
 from trimwheel_api.decide import NEVER
-from trimwheel_workers.bench_bert import BertTwin
 from trimwheel_workers.model.artifact import Dtype
 from trimwheel_workers.model.encoder import Encoder
 from trimwheel_workers.model.packing import pack
@@ -61,6 +60,8 @@ def contenders(
     trained: Encoder, served: Encoder, thresholds: Sequence[float], dtype: Dtype
 ) -> dict[str, Contender]:
     """The three ways to answer, on one thread; ``trained`` and ``served`` hold the same weights."""
+    from trimwheel_workers.bench_bert import BertTwin  # loads transformers: seconds
+
     torch.set_num_threads(1)
     twin = BertTwin(trained, getattr(torch, dtype))
     signature = served.config.dense_signature
@@ -81,6 +82,8 @@ def contenders(
 
 def largest_difference(trained: Encoder, served: Encoder, texts: Texts, dtype: Dtype) -> float:
     """Largest difference of a winner's probability between the twin and the own full depth."""
+    from trimwheel_workers.bench_bert import BertTwin  # loads transformers: seconds
+
     theirs = BertTwin(trained, getattr(torch, dtype)).probabilities(texts)
     ours = served.full(pack(texts), served.config.dense_signature)
     picked = theirs.gather(1, ours.predictions[:, -1:])[:, 0]
