@@ -18,12 +18,14 @@ from typing import Any, cast
 import pytest
 from kubernetes import client
 
-from trimwheel_api import names
+from trimwheel_api import metrics, names
 from trimwheel_api.kinds import PLURALS
 from trimwheel_api.policy import DENSE, parse_policy
 from trimwheel_local.cluster import Cluster
 from trimwheel_local.names import RELEASE_NAMESPACE
 from trimwheel_local.testing import PYTHON_IMAGE, Clients, eventually
+from trimwheel_telemetry.answers import Ok
+from trimwheel_telemetry.client import Prometheus
 
 STANDIN = Path(__file__).with_name("standin_worker.py")
 MODEL = "router"
@@ -198,12 +200,26 @@ class Team:
         metadata = {"name": name, "labels": labels, "annotations": annotations}
         self.admin.core.create_namespaced_pod(self.namespace, {"metadata": metadata, "spec": spec})
 
-    def workers(self, *pods: str, **environment: str) -> None:
-        """Several of them; returns when each has acknowledged."""
+    def workers(self, prometheus: str, *pods: str, **environment: str) -> None:
+        """Several of them, that have served for a while: acknowledged, and scraped by Prometheus.
+
+        A rollout of workers that nobody has scraped yet waits for a minute before any guard passes,
+        because nothing tells such workers from ones that have just lost their counts.
+        """
         for name in pods:
             self.worker(name, **environment)
         for name in pods:
             eventually(lambda name=name: self.epoch_of(name), f"{name} acknowledges", SETTLED)
+        asked = Prometheus(prometheus)
+        query = f'{metrics.GUARD_TRIALS.name}{{namespace="{self.namespace}"}}'
+
+        def scraped() -> set[str]:
+            answer = asked.instant(query)
+            return (
+                {one.labels["pod"] for one in answer.samples} if isinstance(answer, Ok) else set()
+            )
+
+        eventually(lambda: scraped() >= set(pods), f"{pods} are scraped", SETTLED)
 
     def epoch_of(self, pod: str) -> int:
         """The epoch that a worker acknowledged; 0 before any."""

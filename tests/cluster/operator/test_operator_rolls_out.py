@@ -28,7 +28,7 @@ def test_a_certified_policy_climbs_waits_for_a_person_and_is_promoted(
 ) -> None:
     operator(PROMETHEUS_URL=prometheus)
     team.model()
-    team.workers("w-0", "w-1")
+    team.workers(prometheus, "w-0", "w-1")
     digest = team.policy("good", documents["good"], certified=True)
     team.rollout("ramp", "good", digest)
     status = team.reaches("ramp", "AwaitingApproval", 90)
@@ -69,7 +69,7 @@ def test_a_harmful_policy_is_refused_then_waived_then_rolled_back_and_not_retrie
     operator(PROMETHEUS_URL=prometheus)
     team.model()
     digest = team.policy("bad", documents["bad"])
-    team.workers("w-0", "w-1", BAD_DIGEST=digest, BAD_RATE="0.15")
+    team.workers(prometheus, "w-0", "w-1", BAD_DIGEST=digest, BAD_RATE="0.15")
     team.rollout("refused", "bad", digest)
     stalled = team.becomes("PolicyRollout", "refused", names.STALLED)
     assert stalled["reason"] == "Uncertified"
@@ -92,7 +92,7 @@ def test_a_killed_operator_goes_on_where_it_was(
 ) -> None:
     first = operator(PROMETHEUS_URL=prometheus)
     team.model()
-    team.workers("w-0")
+    team.workers(prometheus, "w-0")
     digest = team.policy("good", documents["good"], certified=True)
     team.rollout("ramp", "good", digest)
     eventually(lambda: team.status("ramp").get("step", 0) >= 1, "the first live step", 60)
@@ -113,7 +113,7 @@ def test_a_dead_operator_ends_a_canary_by_itself_and_a_new_one_takes_it_up(
 ) -> None:
     first = operator(PROMETHEUS_URL=prometheus)
     team.model()
-    team.workers("w-0")
+    team.workers(prometheus, "w-0")
     digest = team.policy("good", documents["good"], certified=True)
     team.rollout("ramp", "good", digest)
     eventually(lambda: team.assignment["weightBasisPoints"] > 0, "live weight", 60)
@@ -138,7 +138,7 @@ def test_of_two_operators_one_decides_and_a_stopped_one_writes_nothing_on_waking
     first = operator(PROMETHEUS_URL=prometheus)
     team.model()
     digest = team.policy("bad", documents["bad"])
-    team.workers("w-0", BAD_DIGEST=digest, BAD_RATE="0")
+    team.workers(prometheus, "w-0", BAD_DIGEST=digest, BAD_RATE="0")
     eventually(lambda: "decides from now on" in first.text(), "the first leads")
     second = operator(PROMETHEUS_URL=prometheus)
     steps = [{"weight": "50%", "hold": "10m", "maxDuration": "1h"}]
@@ -163,7 +163,7 @@ def test_missing_admission_stalls_the_rollout_and_nothing_is_promoted(
 ) -> None:
     operator(PROMETHEUS_URL=prometheus)
     team.model()
-    team.workers("w-0")
+    team.workers(prometheus, "w-0")
     digest = team.policy("good", documents["good"], certified=True)
     team.rollout("ramp", "good", digest)
     team.reaches("ramp", "AwaitingApproval", 90)
@@ -197,7 +197,7 @@ def test_break_glass_with_the_operator_down_is_honoured_until_a_newer_rollback(
 ) -> None:
     first = operator(PROMETHEUS_URL=prometheus)
     team.model()
-    team.workers("w-0")
+    team.workers(prometheus, "w-0")
     digest = team.policy("good", documents["good"], certified=True)
     team.rollout("ramp", "good", digest)
     eventually(lambda: team.assignment["weightBasisPoints"] > 0, "live weight", 60)
