@@ -1,395 +1,17 @@
-"""A small world for the operator's plans: objects in memory, an API server's rules, a fake clock.
-
-`World` keeps what the API server would keep and refuses what it would refuse (a stale
-resourceVersion, an epoch that does not grow). `look` makes one pass; `settle` passes until nothing
-is left to do, and fails when that never comes. `crash_after` drops the rest of a pass, as a killed
-operator would.
-"""
+"""Fixtures of the operator's tests: a small world in several states, and two policies."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from tests.operator.world import START, World
 
-from trimwheel_api.kinds import (
-    AdaptiveModel,
-    AdaptivePolicy,
-    PolicyApproval,
-    PolicyAssignment,
-    PolicyRollout,
-    TuningRun,
-)
-from trimwheel_api.kinds.policy_rollout import GuardStatus
-from trimwheel_api.names import GUARDS
-from trimwheel_api.policy import Policy, parse_policy
-from trimwheel_operator import manifests
-from trimwheel_operator.plan import plan
-from trimwheel_operator.plan.actions import (
-    Action,
-    CreateJob,
-    DeleteJob,
-    Ensure,
-    PatchStatus,
-    Plan,
-    PostEvent,
-    WriteAssignment,
-)
-from trimwheel_operator.plan.clock import to_micro, to_text
-from trimwheel_operator.plan.observed import (
-    Acknowledgement,
-    AdmissionCheck,
-    Children,
-    DeploymentState,
-    Evidence,
-    ObservedState,
-    Pod,
-    TuningJob,
-)
-from trimwheel_operator.settings import Settings
-
-START = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
-MODEL_DIGEST = "sha256:" + "a" * 64
-NAMESPACE, MODEL = "team", "router"
-KINDS: dict[str, Any] = {
-    kind.__name__: kind
-    for kind in (AdaptiveModel, AdaptivePolicy, PolicyRollout, PolicyApproval, TuningRun)
-}
-
-
-class StaleWrite(Exception):
-    """What the API server answers with a 409."""
-
-
-def merged(before: Any, patch: Any) -> Any:
-    """RFC 7386."""
-    if not isinstance(patch, dict):
-        return patch
-    out = dict(before) if isinstance(before, dict) else {}
-    for key, value in patch.items():
-        if value is None:
-            out.pop(key, None)
-        else:
-            out[key] = merged(out.get(key), value)
-    return out
-
-
-@dataclass
-class World:
-    """One namespace with one model."""
-
-    now: datetime = START
-    objects: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
-    pods: list[str] = field(default_factory=lambda: ["router-0", "router-1"])
-    acknowledged: dict[str, tuple[int, datetime]] = field(default_factory=dict)
-    silent: set[str] = field(default_factory=set)
-    said: dict[str, dict[str, str]] = field(default_factory=dict)
-    """What a worker says beside its epoch: `refused`, `tripped`."""
-    ensured: dict[tuple[str, str], str] = field(default_factory=dict)
-    jobs: dict[str, TuningJob] = field(default_factory=dict)
-    events: list[PostEvent] = field(default_factory=list)
-    verdicts: dict[str, str] | None = None
-    requests: int = 10_000
-    admission: AdmissionCheck = AdmissionCheck(True, "", START - timedelta(days=1))
-    full_depth_load: float | None = None
-    """Utilisation that Prometheus projects for full depth."""
-    held_since: datetime | None = None
-    last_renewal: datetime | None = None
-    settings: Settings = field(default_factory=Settings)
-    writes: list[dict[str, Any]] = field(default_factory=list)
-    """Every spec that the assignment ever had."""
-    _version: int = 0
-
-    # --- what people and pipelines do ---------------------------------------------------------
-
-    def put(self, kind: str, name: str, spec: dict[str, Any], **metadata: Any) -> dict[str, Any]:
-        self._version += 1
-        known = self.objects.get((kind, name))
-        item = {
-            "metadata": {
-                "name": name,
-                "namespace": NAMESPACE,
-                "uid": known["metadata"]["uid"] if known else f"uid-{kind}-{name}",
-                "resourceVersion": str(self._version),
-                "generation": known["metadata"]["generation"] + 1 if known else 1,
-                "creationTimestamp": known["metadata"]["creationTimestamp"]
-                if known
-                else to_text(self.now),
-                **metadata,
-            },
-            "kind": kind,
-            "spec": spec,
-            "status": known["status"] if known else {},
-        }
-        self.objects[kind, name] = item
-        return item
-
-    def model(self, **spec: Any) -> None:
-        known = self.objects.get(("AdaptiveModel", MODEL), {}).get("spec", {})
-        base = known or {
-            "model": {"uri": "models:/router/1", "digest": MODEL_DIGEST},
-            "replicas": 2,
-            "rollout": {
-                "steps": [
-                    {"weight": "0%", "hold": "15s", "maxDuration": "10m"},
-                    {"weight": "10%", "hold": "15s", "minRequests": 100, "maxDuration": "10m"},
-                    {"weight": "50%", "hold": "15s", "minRequests": 300, "maxDuration": "10m"},
-                ]
-            },
-        }
-        self.put("AdaptiveModel", MODEL, merged(base, spec))
-
-    def policy(
-        self, name: str, document: dict[str, Any], *, certified: bool = True, **certificate: Any
-    ) -> str:
-        digest = parse_policy(document).digest
-        spec: dict[str, Any] = {"model": MODEL, "policy": document}
-        if certified:
-            spec["certificate"] = {
-                "epsilon": "0.02",
-                "delta": "0.1",
-                "n": 2000,
-                "errors": 10,
-                "pValue": "0.001",
-                "windowStart": to_text(self.now - timedelta(days=2)),
-                "windowEnd": to_text(self.now),
-                "policyDigest": digest,
-                "modelDigest": MODEL_DIGEST,
-                "issuedAt": to_text(self.now),
-                "expiresAt": to_text(self.now + timedelta(days=30)),
-                **certificate,
-            }
-        self.put("AdaptivePolicy", name, spec)
-        return digest
-
-    def rollout(self, name: str, policy: str = "", **spec: Any) -> None:
-        digest = spec.pop("policyDigest", None)
-        if digest is None:
-            digest = parse_policy(self.objects["AdaptivePolicy", policy]["spec"]["policy"]).digest
-        body = {
-            "model": MODEL,
-            "policy": policy,
-            "policyDigest": digest,
-            "requestedBy": "pipelines@example.org",
-            **spec,
-        }
-        self.put("PolicyRollout", name, body)
-
-    def approve(self, rollout: str, *, by: str = "ann", decision: str = "Approve") -> None:
-        item = self.objects["PolicyRollout", rollout]
-        self.put(
-            "PolicyApproval",
-            f"{rollout}-{by}-{decision.lower()}-{len(self.objects)}",
-            {
-                "rollout": rollout,
-                "rolloutUID": item["metadata"]["uid"],
-                "policyDigest": item["spec"]["policyDigest"],
-                "decision": decision,
-                "approver": by,
-            },
-        )
-
-    def change(self, rollout: str, **spec: Any) -> None:
-        item = self.objects["PolicyRollout", rollout]
-        self.put("PolicyRollout", rollout, item["spec"] | spec)
-
-    def tuning(self, name: str, **spec: Any) -> None:
-        self.put("TuningRun", name, {"model": MODEL, **spec})
-
-    def report_drift(self, name: str, verdict: str, **fields: Any) -> None:
-        """What pipelines write into a TuningRun's status."""
-        item = self.objects["TuningRun", name]
-        drift = {
-            "verdict": verdict,
-            "signal": "disagreement",
-            "value": "0.05",
-            "bound": "0.02",
-            "audits": 900,
-            "time": to_micro(self.now),
-            **fields,
-        }
-        item["status"] = {**item["status"], "drift": drift}
-        self._touch(item)
-
-    def break_glass(self) -> None:
-        """A person with verb rollback stops everything, the operator being down."""
-        item = self.objects["PolicyAssignment", MODEL]
-        spec = item["spec"]
-        item["spec"] = spec | {"weightBasisPoints": 0, "hold": True, "epoch": spec["epoch"] + 1}
-        self.held_since = self.now.replace(microsecond=0)
-        self._touch(item)
-        self.writes.append(copy.deepcopy(item["spec"]))
-
-    def guards(self, verdict: str, **others: str) -> None:
-        """From now on Prometheus says this of every guard, but for `others`."""
-        self.verdicts = {name: others.get(name, verdict) for name in GUARDS}
-
-    def prometheus_away(self) -> None:
-        self.verdicts = None
-
-    def acknowledge(self, delay: timedelta = timedelta(milliseconds=20)) -> None:
-        """Workers apply the newest epoch, but for the silent ones."""
-        epoch = self.assignment["epoch"]
-        for pod in self.pods:
-            if pod not in self.silent and self.acknowledged.get(pod, (0, self.now))[0] < epoch:
-                self.acknowledged[pod] = (epoch, self.now + delay)
-
-    def after(self, seconds: float) -> World:
-        self.now += timedelta(seconds=seconds)
-        return self
-
-    # --- what the operator sees and does -------------------------------------------------------
-
-    def observe(self) -> ObservedState:
-        def of(kind: str) -> tuple[Any, ...]:
-            return tuple(
-                KINDS[kind].model_validate(copy.deepcopy(item))
-                for (found, _), item in sorted(self.objects.items())  # a list is by name
-                if found == kind
-            )
-
-        models, assignment = of("AdaptiveModel"), self.objects.get(("PolicyAssignment", MODEL))
-        rollouts = of("PolicyRollout")
-        wanted = models[0].spec.replicas if models else 0
-        return ObservedState(
-            namespace=NAMESPACE,
-            name=MODEL,
-            settings=self.settings,
-            model=models[0] if models else None,
-            assignment=PolicyAssignment.model_validate(copy.deepcopy(assignment))
-            if assignment
-            else None,
-            held_since=self.held_since if assignment and assignment["spec"].get("hold") else None,
-            last_renewal=self.last_renewal,
-            policies=of("AdaptivePolicy"),
-            rollouts=rollouts,
-            approvals=of("PolicyApproval"),
-            runs=of("TuningRun"),
-            jobs=tuple(self.jobs.values()),
-            pods=tuple(Pod(name, f"uid-{name}", True) for name in self.pods),
-            acknowledgements=tuple(
-                Acknowledgement(pod, epoch, at, **self.said.get(pod, {}))
-                for pod, (epoch, at) in self.acknowledged.items()
-            ),
-            children=Children(
-                hashes=dict(self.ensured),
-                deployment=DeploymentState(1, 1, wanted, wanted, len(self.pods))
-                if ("Deployment", MODEL) in self.ensured
-                else DeploymentState(1),
-                cluster_ip="127.96.0.9" if ("Service", MODEL) in self.ensured else "",
-            ),
-            evidence=self._evidence(rollouts),
-            admission=self.admission,
-            full_depth_load=self.full_depth_load,
-        )
-
-    def look(self, *, crash_after: int | None = None) -> Plan:
-        """One pass; a conflict ends it, as does the crash."""
-        made = plan(self.observe(), self.now)
-        for action in made.actions[:crash_after]:
-            try:
-                self._do(action)
-            except StaleWrite:
-                break
-        return made
-
-    def settle(self, limit: int = 12) -> World:
-        """Passes until a plan asks for nothing, workers answering in between."""
-        for _ in range(limit):
-            self.after(0.001)
-            if not self.look().actions:
-                return self
-            if ("PolicyAssignment", MODEL) in self.objects:
-                self.acknowledge()
-        raise AssertionError(f"not settled after {limit} passes: {self.look().actions}")
-
-    # --- what tests ask ------------------------------------------------------------------------
-
-    @property
-    def assignment(self) -> dict[str, Any]:
-        return PolicyAssignment.model_validate(
-            self.objects["PolicyAssignment", MODEL]
-        ).spec.model_dump(by_alias=True)
-
-    def status(self, kind: str, name: str) -> Any:
-        return KINDS[kind].model_validate(self.objects[kind, name]).status
-
-    def of_rollout(self, name: str) -> Any:
-        return self.status("PolicyRollout", name)
-
-    @property
-    def of_model(self) -> Any:
-        return self.status("AdaptiveModel", MODEL)
-
-    def actions_of(self, rollout: str) -> list[tuple[str, str]]:
-        return [(one.action, one.reason) for one in self.of_rollout(rollout).decisions]
-
-    # --- the API server's part -----------------------------------------------------------------
-
-    def _touch(self, item: dict[str, Any]) -> None:
-        self._version += 1
-        item["metadata"]["resourceVersion"] = str(self._version)
-
-    def _evidence(self, rollouts: tuple[Any, ...]) -> Evidence | None:
-        active = [one for one in rollouts if one.status.effective and not one.status.finished_at]
-        if not active or self.verdicts is None:
-            return None
-        guards = tuple(
-            GuardStatus(name=name, verdict=verdict, value="0.1", bound="0.02", samples=500)  # type: ignore[arg-type]
-            for name, verdict in self.verdicts.items()
-        )
-        return Evidence(active[0].metadata.uid, guards, self.requests)
-
-    def _do(self, action: Action) -> None:
-        match action:
-            case Ensure():
-                manifest = action.manifest
-                place = (manifest["kind"], manifest["metadata"]["name"])
-                self.ensured[place] = manifests.hash_of(manifest)
-            case WriteAssignment():
-                self._write_assignment(action)
-            case PatchStatus():
-                item = self.objects[action.kind, action.name]
-                if item["metadata"]["resourceVersion"] != action.resource_version:
-                    raise StaleWrite
-                item["status"] = merged(item["status"], action.patch)
-                KINDS[action.kind].model_validate(item)
-                self._touch(item)
-            case CreateJob():
-                metadata = action.manifest["metadata"]
-                run_uid = metadata["labels"]["trimwheel.dev/tuning-run-uid"]
-                self.jobs.setdefault(
-                    metadata["name"], TuningJob(metadata["name"], f"uid-{run_uid}", run_uid)
-                )
-            case DeleteJob():
-                self.jobs.pop(action.name)
-            case PostEvent():
-                self.events.append(action)
-
-    def _write_assignment(self, action: WriteAssignment) -> None:
-        place = ("PolicyAssignment", MODEL)
-        known = self.objects.get(place)
-        if known is None:
-            if action.resource_version:
-                raise StaleWrite
-            self.put(*place, action.spec)
-        else:
-            if known["metadata"]["resourceVersion"] != action.resource_version:
-                raise StaleWrite
-            before, after = known["spec"], merged(known["spec"], action.spec)
-            changed = {k for k in before.keys() | after.keys() if before.get(k) != after.get(k)}
-            grew = after["epoch"] > before["epoch"]
-            assert grew or changed <= {"renewals"}, f"epoch did not grow with {changed}"
-            assert after["weightBasisPoints"] == 0 or "candidate" in after
-            known["spec"] = after
-            self._touch(known)
-        self.last_renewal = self.now
-        self.writes.append(copy.deepcopy(self.objects[place]["spec"]))
-
+from trimwheel_api.policy import Policy
+from trimwheel_operator.plan.clock import to_micro
 
 GOOD = {"exit": {"enabled": True, "thresholds": ["0.9", "0.95"]}}
 OTHER = {"exit": {"enabled": True, "thresholds": ["0.8", "0.9"]}}
@@ -426,21 +48,6 @@ def new_world() -> Callable[[], World]:
     return make
 
 
-def promote(
-    world: World, name: str = "good", document: dict[str, Any] | None = None, **spec: Any
-) -> World:
-    """Take a policy all the way."""
-    if ("AdaptivePolicy", name) not in world.objects:
-        world.policy(name, document or GOOD)
-    world.rollout(f"to-{name}", name, **spec)
-    world.guards("Pass")
-    for _ in range(4):
-        world.settle().after(16)
-    world.settle()
-    world.after(2).approve(f"to-{name}")
-    return world.settle()
-
-
 @pytest.fixture
 def digest_of() -> Callable[[dict[str, Any]], str]:
     return lambda document: Policy.model_validate(document).digest
@@ -454,3 +61,33 @@ def good() -> dict[str, Any]:
 @pytest.fixture
 def other() -> dict[str, Any]:
     return copy.deepcopy(OTHER)
+
+
+@pytest.fixture
+def started(world: Any, good: dict[str, Any]) -> Any:
+    """An active rollout that began at START."""
+    world.now = START
+    world.policy("good", good)
+    world.rollout("ramp", "good")
+    world.settle()
+    rollout = world.observe().rollouts[0]
+    effective = rollout.status.effective.model_copy(update={"started_at": to_micro(START)})
+    status = rollout.status.model_copy(
+        update={"effective": effective, "step_started_at": to_micro(START + timedelta(seconds=30))}
+    )
+    return rollout.model_copy(update={"status": status})
+
+
+def promote(
+    world: World, name: str = "good", document: dict[str, Any] | None = None, **spec: Any
+) -> World:
+    """Take a policy all the way."""
+    if ("AdaptivePolicy", name) not in world.objects:
+        world.policy(name, document or GOOD)
+    world.rollout(f"to-{name}", name, **spec)
+    world.guards("Pass")
+    for _ in range(4):
+        world.settle().after(16)
+    world.settle()
+    world.after(2).approve(f"to-{name}")
+    return world.settle()

@@ -147,7 +147,7 @@ def finish(world: World, run: str, outcome: str) -> None:
     """Pipelines report, and the Job ends."""
     item = world.objects["TuningRun", run]
     item["status"] = {**item["status"], "outcome": outcome}
-    world._touch(item)
+    world.touch(item)
 
 
 def end_job(world: World, failed: bool, message: str = "") -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import pytest
 import yaml
-from repository import ROOT, packages, project, tracked
+from tests.repo.repository import ROOT, packages, project, tracked
 
 from trimwheel_api.kinds import KINDS
 from trimwheel_api.metrics import METRICS

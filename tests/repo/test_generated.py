@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from repository import ROOT
+from tests.repo.repository import ROOT
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from repository import ROOT, project, tracked
+from tests.repo.repository import ROOT, project, tracked
 
 REGISTRIES = re.compile(
     r"\b(pypi\.org|pythonhosted\.org|proxy\.golang\.org|sum\.golang\.org|goproxy\.\w+|npmjs\.\w+|"

@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 
 import pytest
-from repository import ROOT, SOURCE_ROOTS, modules, packages, project, tracked, tree
+from tests.repo.repository import ROOT, SOURCE_ROOTS, modules, packages, project, tracked, tree
 
 LONGEST_FILE = 650
 """A hard stop; the aim is 300. A longer file is two files."""

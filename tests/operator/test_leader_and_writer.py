@@ -1,0 +1,147 @@
+"""One operator decides, and only the leader writes: the lock, and what goes through it."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from tests.operator.fake_api import Clock, FakeApi
+
+from trimwheel_api.errors import Conflict, Unavailable
+from trimwheel_operator.apply import Writer
+from trimwheel_operator.cluster import path_of
+from trimwheel_operator.leader import Leader, NotLeader
+from trimwheel_operator.plan.actions import (
+    PatchStatus,
+    Plan,
+    PostEvent,
+    WriteAssignment,
+)
+
+
+def two_operators() -> tuple[Leader, Leader, FakeApi, Clock]:
+    api, clock = FakeApi(), Clock()
+    first, second = (Leader(api, "ns", name, 15.0, clock) for name in ("a", "b"))  # type: ignore[arg-type]
+    return first, second, api, clock
+
+
+def test_the_first_takes_the_lock_and_the_second_waits() -> None:
+    first, second, _, _ = two_operators()
+    assert first.attempt() and not second.attempt()
+    assert first.held() and not second.held()
+    with pytest.raises(NotLeader):
+        second.require()
+
+
+def test_a_silent_holder_loses_it_before_another_may_take_it() -> None:
+    first, second, _, clock = two_operators()
+    first.attempt()
+    second.attempt()
+    for _ in range(60):
+        clock.now += 0.25
+        second.attempt()
+        assert not (first.held() and second.held()), "never two at once"
+        if second.held():
+            break
+    assert second.held() and clock.now - 100.0 >= 15.0
+    assert not first.attempt()
+
+
+def test_a_renewed_lock_is_never_taken() -> None:
+    first, second, _, clock = two_operators()
+    for _ in range(40):
+        assert first.attempt() and not second.attempt()
+        clock.now += 3.0
+
+
+def test_an_absent_api_server_costs_the_lock_in_time() -> None:
+    first, _, api, clock = two_operators()
+    first.attempt()
+    api.failure = Unavailable("away")
+    clock.now += 9.0
+    assert first.attempt(), "it is still trusted"
+    clock.now += 2.0
+    assert not first.attempt() and not first.held()
+    api.failure = None
+    assert first.attempt()
+
+
+def test_a_restarted_container_takes_its_own_lock_at_once() -> None:
+    first, _, api, clock = two_operators()
+    first.attempt()
+    again = Leader(api, "ns", "a", 15.0, clock)  # type: ignore[arg-type]
+    assert again.attempt()
+
+
+def test_a_lock_given_back_is_free_at_once() -> None:
+    first, second, _, _ = two_operators()
+    first.attempt()
+    second.attempt()
+    first.stop()
+    assert second.attempt()
+
+
+def test_nothing_is_written_without_the_lock() -> None:
+    api = FakeApi()
+    first, second, _, _ = two_operators()
+    first.attempt()
+    second.attempt()
+    action = PatchStatus("PolicyRollout", "ns", "r", "u", "1", {"step": 1})
+    with pytest.raises(NotLeader):
+        Writer(api, second.require).carry_out(Plan((action,)))  # type: ignore[arg-type]
+    assert api.writes == []
+    Writer(api, first.require).carry_out(Plan((action,)))  # type: ignore[arg-type]
+    assert api.writes == [("merge", path_of("PolicyRollout", "ns", "r", "status"))]
+
+
+def test_a_conflict_ends_the_pass() -> None:
+    class Changed(FakeApi):
+        def merge(self, path: str, body: Any) -> Any:
+            raise Conflict(path)
+
+    api = Changed()
+    event = PostEvent("PolicyRollout", "ns", "r", "u", "Normal", "Started", "", "k")
+    write = WriteAssignment("ns", "m", {"epoch": 2}, "u", "1")
+    with pytest.raises(Conflict):
+        Writer(api, lambda: None).carry_out(Plan((write, event)))  # type: ignore[arg-type]
+    assert api.writes == []
+
+
+def test_an_event_told_before_is_no_failure() -> None:
+    api = FakeApi()
+    event = PostEvent("PolicyRollout", "ns", "r", "uid-1234567", "Normal", "Started", "", "k-1")
+    writer = Writer(api, lambda: None)  # type: ignore[arg-type]
+    writer.carry_out(Plan((event, event)))
+    assert len(api.writes) == 1
+
+
+def test_the_log_has_one_line_for_each_event_that_is_new(caplog: pytest.LogCaptureFixture) -> None:
+    told = PostEvent("PolicyRollout", "ns", "r", "u-1234567", "Normal", "Started", "at 1 %", "k")
+    harm = PostEvent("AdaptiveModel", "ns", "m", "u-1234567", "Warning", "Harmful", "0.05", "h")
+    caplog.set_level(logging.INFO, "trimwheel_operator")
+    Writer(FakeApi(), lambda: None).carry_out(Plan((told, told, harm)))  # type: ignore[arg-type]
+    assert [(one.levelname, one.getMessage()) for one in caplog.records] == [
+        ("INFO", "PolicyRollout ns/r: Started: at 1 %"),
+        ("WARNING", "AdaptiveModel ns/m: Harmful: 0.05"),
+    ]
+
+
+def test_probes_and_raw_events_are_not_logged() -> None:
+    """In a process of its own: levels are the process's, and other tests have theirs."""
+    quiet = ("kopf.activities.probe", "kopf.objects", "aiohttp.access")
+    told = ("trimwheel_operator.apply",)
+    program = (
+        "import logging; from trimwheel_operator.__main__ import log_decisions_only\n"
+        "log_decisions_only()\n"
+        f"for name in {quiet + told!r}:\n"
+        "    logging.getLogger(name).info('usual of %s', name)\n"
+        "    logging.getLogger(name).warning('trouble of %s', name)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert [name for name in quiet + told if f"usual of {name}" in done.stderr] == list(told)
+    assert all(f"trouble of {name}" in done.stderr for name in quiet + told)

@@ -1,0 +1,137 @@
+"""Counters of Prometheus become guards with verdicts, and a projection of the load."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.operator.world import START
+
+from trimwheel_api import metrics as table
+from trimwheel_api import names
+from trimwheel_operator.evidence import EvidenceReader
+from trimwheel_telemetry.answers import Ok, Series, Unreachable
+
+
+class FakePrometheus:
+    """Answers raw queries with lines that a test gives."""
+
+    def __init__(self, lines: dict[str, list[Series]] | None) -> None:
+        self.lines = lines
+
+    def raw(self, selector: str, start: float, end: float) -> Any:
+        if self.lines is None:
+            return Unreachable("connection refused")
+        assert 'namespace="team"' in selector and 'model="router"' in selector
+        return Ok(series=tuple(self.lines[selector.partition("{")[0]]))
+
+
+def line(total: float, **labels: str) -> Series:
+    """A counter that grew evenly from 0 over the last minute, scraped each second."""
+    times = START.timestamp() + np.arange(-10.0, 61.0)
+    values = np.clip(times - START.timestamp(), 0, 60) / 60 * total
+    return Series({"model": "router", **labels}, times, values)
+
+
+def counters(rollout: Any, disagreements: float) -> dict[str, list[Series]]:
+    candidate, stable = rollout.spec.policy_digest, rollout.status.effective.stable_digest
+    arms = [(names.ARM_CANDIDATE, candidate), (names.ARM_STABLE, stable)]
+    guards = [guard for guard in names.GUARDS if guard != names.GUARD_CAPACITY]
+    trials = [line(3000, arm=a, digest=d, guard=g) for a, d in arms for g in guards]
+    events = [
+        line(disagreements if (a, g) == (names.ARM_CANDIDATE, names.GUARD_DISAGREEMENT) else 0,
+             arm=a, digest=d, guard=g)
+        for a, d in arms
+        for g in guards
+    ]  # fmt: skip
+    return {
+        table.GUARD_TRIALS.name: trials,
+        table.GUARD_EVENTS.name: events,
+        table.REQUESTS.name: [line(3000, arm=a, exit="1", code="200") for a, _ in arms],
+        table.DEVICE_SECONDS.name: [line(6, arm=a) for a, _ in arms],
+    }
+
+
+@pytest.mark.parametrize(("disagreements", "verdict"), [(0, "Pass"), (300, "Fail")])
+def test_counters_become_verdicts_with_their_numbers(
+    started: Any, disagreements: float, verdict: str
+) -> None:
+    prometheus: Any = FakePrometheus(counters(started, disagreements))
+    now = START + timedelta(seconds=60)
+    found = EvidenceReader(prometheus, 1.0).read(started, workers=2, now=now)
+    assert found is not None and found.step_requests == 1500
+    by_name = {guard.name: guard for guard in found.guards}
+    assert set(by_name) == set(names.GUARDS)
+    assert by_name["disagreement"].verdict == verdict
+    assert by_name["disagreement"].samples == 3000
+    assert float(by_name["disagreement"].value) == disagreements / 3000
+    assert by_name["errors"].verdict == "Pass"
+    capacity = by_name["capacity"]
+    assert float(capacity.value) == pytest.approx(100 * 0.002 / 2, rel=0.02)
+    assert capacity.verdict == "Pass"
+
+
+class Windowed(FakePrometheus):
+    """Answers with the samples in (start, end], and says how many it sent."""
+
+    sent = 0
+
+    def raw(self, selector: str, start: float, end: float) -> Any:
+        whole = super().raw(selector, start, end)
+        cut = []
+        for one in whole.series:
+            inside = (one.times > start) & (one.times <= end)
+            cut.append(Series(one.labels, one.times[inside], one.values[inside]))
+            self.sent += int(inside.sum())
+        return Ok(series=tuple(cut))
+
+
+def test_looking_often_asks_for_the_newest_samples_and_sees_the_same(started: Any) -> None:
+    lines = counters(started, 40)
+    often: Any = Windowed(lines)
+    reader = EvidenceReader(often, 1.0)
+    for seconds in range(1, 61):
+        before = often.sent
+        seen = reader.read(started, workers=2, now=START + timedelta(seconds=seconds))
+    once: Any = Windowed(lines)
+    whole = EvidenceReader(once, 1.0).read(started, workers=2, now=START + timedelta(seconds=60))
+    assert seen == whole
+    assert often.sent - before < once.sent / 5, "the last of many looks is a short one"
+
+
+@pytest.mark.parametrize("prometheus", [None, FakePrometheus(None)])
+def test_without_prometheus_no_guard_passes_or_fails(started: Any, prometheus: Any) -> None:
+    now = START + timedelta(seconds=60)
+    found = EvidenceReader(prometheus, 1.0).read(started, workers=2, now=now)
+    assert found is not None and found.step_requests is None
+    assert {guard.verdict for guard in found.guards} == {"NotEnoughEvidence"}
+    assert all(guard.message for guard in found.guards)
+
+
+def layers(skipped: float) -> dict[str, list[Series]]:
+    """Stable served 3000 in the last minute, on `skipped` fewer layers; so did a candidate."""
+    arms = (names.ARM_CANDIDATE, names.ARM_STABLE)
+    return {
+        table.REQUESTS.name: [line(3000, arm=a, exit="1", code="200") for a in arms],
+        table.DEVICE_SECONDS.name: [line(t, arm=a) for a, t in zip(arms, (99, 6), strict=True)],
+        table.LAYERS_RUN.name: [line(12000 * (1 - skipped), arm=a) for a in arms],
+        table.LAYERS_FULL.name: [line(12000, arm=a) for a in arms],
+    }
+
+
+@pytest.mark.parametrize(("skipped", "load"), [(0.0, 0.1), (0.5, 0.2), (0.75, 0.4)])
+def test_full_depth_is_projected_from_what_stable_requests_cost(
+    skipped: float, load: float
+) -> None:
+    prometheus: Any = FakePrometheus(layers(skipped))
+    reader = EvidenceReader(prometheus, 1.0)
+    # 100 requests a second of 2 ms each on two workers are a tenth, without skipped layers.
+    found = reader.full_depth("team", "router", 2, START + timedelta(seconds=60))
+    assert found == pytest.approx(load, rel=0.2)  # the line begins ten seconds before it grows
+
+
+@pytest.mark.parametrize("prometheus", [None, FakePrometheus(None)])
+def test_without_prometheus_nobody_knows_the_load(prometheus: Any) -> None:
+    assert EvidenceReader(prometheus, 1.0).full_depth("team", "router", 2, START) is None

@@ -1,0 +1,127 @@
+"""Small parts around the plan: patches, conditions, what is read of objects, settings, metrics."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.operator.world import START, merged
+
+from trimwheel_api import names
+from trimwheel_api.errors import SpecInvalid
+from trimwheel_api.kinds import KINDS
+from trimwheel_operator.gather import acknowledgement, held_since, tuning_job
+from trimwheel_operator.handlers import registry
+from trimwheel_operator.metrics import OperatorMetrics
+from trimwheel_operator.plan.actions import (
+    Decided,
+    Plan,
+    Report,
+    merge_patch,
+)
+from trimwheel_operator.plan.conditions import with_condition
+from trimwheel_operator.settings import from_environment
+from trimwheel_operator.watching import key_of
+
+JSON = st.recursive(
+    st.integers() | st.text(max_size=3) | st.booleans(),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from("abcd"), inner, max_size=4)
+    ),
+    max_leaves=10,
+)
+OBJECTS = st.dictionaries(st.sampled_from("abcd"), JSON, max_size=4)
+
+
+@given(before=OBJECTS, after=OBJECTS)
+def test_a_merge_patch_leads_from_one_to_the_other(before: Any, after: Any) -> None:
+    patch = merge_patch(before, after)
+    assert merged(before, patch) == after
+    assert (patch == {}) is (before == after)
+
+
+@given(states=st.lists(st.sampled_from(["True", "False", "Unknown"]), min_size=1, max_size=8))
+def test_a_transition_time_is_that_of_the_last_flip(states: list[Any]) -> None:
+    conditions: list[Any] = []
+    flipped, before = START, None
+    for index, state in enumerate(states):
+        now = START + timedelta(seconds=index)
+        flipped = now if state != before else flipped
+        before = state
+        conditions = with_condition(
+            conditions, "Ready", state, "Reason", "", now=now, generation=index
+        )
+    [ready] = conditions
+    assert datetime.fromisoformat(ready.last_transition_time) == flipped
+
+
+def test_a_hold_is_dated_by_whoever_else_wrote_it() -> None:
+    fields = {"f:spec": {"f:hold": {}}}
+    own = {"manager": names.FIELD_MANAGER, "time": "2026-01-03T00:00:00Z", "fieldsV1": fields}
+    assignment = {
+        "spec": {"hold": True},
+        "metadata": {
+            "managedFields": [
+                own,
+                {"manager": "kubectl", "time": "2026-01-02T00:00:00Z", "fieldsV1": fields},
+                {"manager": "x", "time": "2026-01-04T00:00:00Z", "fieldsV1": {"f:spec": {}}},
+            ]
+        },
+    }
+    assert held_since(assignment) == datetime(2026, 1, 2, tzinfo=UTC)
+    assert held_since({**assignment, "spec": {"hold": False}}) is None
+
+
+def test_leases_and_jobs_are_read_by_what_they_say() -> None:
+    lease = {
+        "metadata": {"name": "w-0", "annotations": {names.ANNOTATION_EPOCH: "7"}},
+        "spec": {"renewTime": "2026-01-01T00:00:00.5Z"},
+    }
+    found = acknowledgement(lease)
+    assert found is not None and (found.pod, found.epoch) == ("w-0", 7)
+    assert acknowledgement({"metadata": {"name": "w-0"}, "spec": {}}) is None
+    condition = {"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"}
+    labels = {names.LABEL_TUNING_RUN_UID: "u"}
+    job = {"metadata": {"name": "j", "uid": "x", "labels": labels},
+           "status": {"conditions": [condition]}}  # fmt: skip
+    assert tuning_job(job).failed and tuning_job(job).message == "BackoffLimitExceeded"
+
+
+def test_labelled_objects_lead_back_to_their_model() -> None:
+    labels = {names.LABEL_MODEL: "router"}
+    assert key_of({"metadata": {"namespace": "team", "labels": labels}}) == ("team", "router")
+    labels[names.LABEL_MODEL_NAMESPACE] = "other"
+    assert key_of({"metadata": {"namespace": "team", "labels": labels}}) == ("other", "router")
+
+
+def test_settings_come_from_the_environment_and_name_a_bad_variable() -> None:
+    found = from_environment({"TRIMWHEEL_SCRAPE_INTERVAL": "2s", "POD_UID": "u", "TRIMWHEEL_LEADER_SECONDS": "5"})  # fmt: skip  # noqa: E501
+    assert (found.scrape_interval, found.identity, found.leader_seconds) == (2.0, "u", 5.0)
+    with pytest.raises(SpecInvalid, match="TRIMWHEEL_RESYNC: must be a duration"):
+        from_environment({"TRIMWHEEL_RESYNC": "soon"})
+
+
+def test_every_kind_has_an_event_handler_and_none_that_touches_users_objects() -> None:
+    app: Any = object()
+    found: Any = registry(app)
+    watched = {handler.selector.any_name for handler in found._watching.get_all_handlers()}
+    assert watched == {kind.plural for kind in KINDS}
+    for other in (found._changing, found._spawning):
+        assert not other.get_all_handlers()
+
+
+def test_metrics_are_those_of_the_table() -> None:
+    made = OperatorMetrics()
+    report = Report(degraded=True, weight=2500)
+    made.passed(("team", "router"), Plan((), decided=(Decided("Start", "Shadow"),), actuations=(0.2,), report=report), 0.1)  # fmt: skip  # noqa: E501
+    value = made.registry.get_sample_value
+    labels = {"model_namespace": "team", "model": "router"}
+    assert (
+        value("trimwheel_decisions_total", {**labels, "action": "Start", "reason": "Shadow"}) == 1
+    )
+    assert value("trimwheel_rollback_seconds_count", {}) == 1
+    assert value("trimwheel_degraded", labels) == 1
+    assert value("trimwheel_rollout_weight_ratio", labels) == 0.25
