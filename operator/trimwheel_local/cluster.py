@@ -21,11 +21,11 @@ from typing import Any
 import yaml
 
 from trimwheel_api.errors import SetupFailed
-from trimwheel_local import addons, binaries, pki, rest
+from trimwheel_local import addons, binaries, pki, rest, tools
 from trimwheel_local.binaries import Progress, no_progress
 from trimwheel_local.errors import NotRunning, StartError
-from trimwheel_local.files import private_folder, read_json, tail, write_atomic, write_json
-from trimwheel_local.layout import Layout, checkout, default_state
+from trimwheel_local.files import private_folder, read_json, tail, write_json
+from trimwheel_local.layout import Layout, default_state
 from trimwheel_local.names import (
     ADDONS_NAMESPACE,
     DEFAULT_FAKE_GPUS,
@@ -141,7 +141,7 @@ class Cluster:
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         """Run kubectl as admin; returns its output. Raises CalledProcessError with its stderr."""
-        return self._run("kubectl", *arguments, stdin=stdin)
+        return tools.run(self.layout, "kubectl", *arguments, stdin=stdin)
 
     def install_chart(
         self,
@@ -154,18 +154,7 @@ class Cluster:
 
         Raises SetupFailed with helm's words when it refuses.
         """
-        root = checkout()
-        path = chart or (root / "charts" / "trimwheel" if root else None)
-        if path is None:
-            raise SetupFailed("no chart: not in a checkout, and no chart was named")
-        file = self.layout.root / f"values-{release}.yaml"
-        write_atomic(file, yaml.safe_dump(dict(values)).encode())
-        command = ["upgrade", "--install", "--force-conflicts", release, str(path)]
-        command += ["--namespace", namespace, "--create-namespace", "--values", str(file)]
-        try:
-            self._run("helm", *command)
-        except subprocess.CalledProcessError as error:
-            raise SetupFailed(f"helm refused {path}: {error.stderr.strip()}") from error
+        tools.install_chart(self.layout, values, release, namespace, chart)
 
     def install_addons(
         self,
@@ -196,19 +185,6 @@ class Cluster:
             *("wait", "deployment", "--all", "--for=condition=Available"),
             *("--namespace", ADDONS_NAMESPACE, f"--timeout={timeout:.0f}s"),
         )
-
-    def _run(self, name: str, *arguments: str, stdin: str | None = None) -> str:
-        cache = str(self.layout.root / "kubectl-cache")
-        helm = {f"HELM_{kind}_HOME": str(self.layout.root / "helm") for kind in ("CACHE", "CONFIG")}
-        done = subprocess.run(
-            [str(binaries.find()[name]), *arguments],
-            env={**os.environ, **helm, "KUBECONFIG": str(self.kubeconfig), "KUBECACHEDIR": cache},
-            input=stdin,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        return done.stdout
 
     def _record(self) -> dict[str, Any]:
         return read_json(self.layout.record) or {}
