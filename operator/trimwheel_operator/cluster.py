@@ -8,23 +8,25 @@ the client becomes one of ours, so that callers decide by class: `Conflict` (gat
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any
 
-import urllib3
-from kubernetes import client, config
+from kubernetes import client
 from kubernetes.dynamic import DynamicClient
 
 from trimwheel_api import names
 from trimwheel_api.errors import Conflict, Refused, TrimwheelError, Unavailable
 from trimwheel_api.kinds import PLURALS
+from trimwheel_kube.answers import NETWORK, words_of
+from trimwheel_kube.connection import connect as connect_by
 
 Json = dict[str, Any]
 
 CONNECT_TIMEOUT = 3.0
 READ_TIMEOUT = 10.0
+HIDDEN_RETRIES = 3
+"""By the library, of a request that got no answer at all."""
 WATCH_SECONDS = 60
 WATCH_READ_TIMEOUT = 75.0
 """A watch that says nothing for longer than the server would keep it open is dead."""
@@ -125,7 +127,7 @@ class KubeApi:
                 if change["type"] == "ERROR":
                     raise Conflict(str(change["object"].get("message", "watch ended")))
                 yield change["type"], change["object"]
-        except urllib3.exceptions.HTTPError as error:
+        except NETWORK as error:
             raise Unavailable(f"watch {path}: {error}") from error
         finally:
             response.close()
@@ -143,16 +145,13 @@ class KubeApi:
             return self._dynamic.request(method, path, body, serialize=False, **query)
         except client.ApiException as error:
             raise _translated(method, path, error) from error
-        except (urllib3.exceptions.HTTPError, OSError) as error:
+        except NETWORK as error:
             raise Unavailable(f"{method} {path}: {error}") from error
 
 
 def connect() -> KubeApi:
-    """The API server that this process belongs to: KUBECONFIG if set, else the pod's account."""
-    if not os.environ.get("KUBECONFIG") and os.environ.get("KUBERNETES_SERVICE_HOST"):
-        config.load_incluster_config()
-        return KubeApi(client.ApiClient())
-    return KubeApi(config.new_client_from_config())
+    """The API server that this process belongs to: by KUBECONFIG, else by the pod's account."""
+    return KubeApi(connect_by(retries=HIDDEN_RETRIES).api)
 
 
 def path_of(kind: str, namespace: str = "", name: str = "", sub: str = "") -> str:
@@ -175,19 +174,12 @@ class _NoDiscovery:
 
 def _translated(method: str, path: str, error: client.ApiException) -> TrimwheelError:
     status = int(error.status or 0)
-    message = f"{method} {path}: {status} {_message(error)}"
+    message = f"{method} {path}: {status} {words_of(error)}"
     if status in _CONFLICTS:
         return Conflict(message)
     if status in _LATER or status >= HTTPStatus.INTERNAL_SERVER_ERROR or not status:
         return Unavailable(message)
     return Refused(message)
-
-
-def _message(error: client.ApiException) -> str:
-    try:
-        return str(json.loads(error.body)["message"])
-    except (KeyError, TypeError, ValueError):
-        return str(error.reason)
 
 
 def _lines(response: Any) -> Iterator[bytes]:

@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kubernetes import client, config
-from kubernetes.client.exceptions import ApiException
+from kubernetes import client
 
-from trimwheel_api.errors import Refused, Unavailable
-from trimwheel_api.kinds import PLURALS
-from trimwheel_api.names import API_VERSION, GROUP, VERSION
+from trimwheel_api.errors import Refused
+from trimwheel_kube.answers import NotFound
+from trimwheel_kube.connection import connect
+from trimwheel_kube.objects import Objects
+
+FIELD_MANAGER = "trimwheel-demo"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,56 +40,28 @@ class Kube:
         self.kubeconfig = kubeconfig
         self.namespace = namespace
         self._env = {"KUBECONFIG": str(kubeconfig), "PATH": path, "KUBECACHEDIR": str(cache)}
-        api = config.new_client_from_config(config_file=str(kubeconfig))
-        self._custom = client.CustomObjectsApi(api)
+        api = connect(str(kubeconfig)).api
+        self._objects = Objects(api, FIELD_MANAGER)
         self.core = client.CoreV1Api(api)
 
     def get(self, kind: str, name: str) -> dict[str, Any] | None:
         """One object of ours, or None."""
         try:
-            return dict(
-                self._custom.get_namespaced_custom_object(
-                    GROUP, VERSION, self.namespace, PLURALS[kind], name, _request_timeout=10
-                )
-            )
-        except ApiException as error:
-            if error.status == 404:
-                return None
-            raise Unavailable(f"API server: {error.status} {error.reason}") from error
+            return self._objects.get(kind, self.namespace, name)
+        except NotFound:
+            return None
 
     def items(self, kind: str) -> list[dict[str, Any]]:
         """All objects of a kind, oldest first."""
-        found = self._custom.list_namespaced_custom_object(
-            GROUP, VERSION, self.namespace, PLURALS[kind], _request_timeout=10
-        )
-        items: list[dict[str, Any]] = found["items"]
-        return sorted(items, key=lambda item: item["metadata"]["creationTimestamp"])
+        return self._objects.list(kind, self.namespace)
 
     def create(self, kind: str, name: str, spec: Mapping[str, Any]) -> dict[str, Any]:
         """Create an object of ours. Raises Refused with the API server's words."""
-        body = {
-            "apiVersion": API_VERSION,
-            "kind": kind,
-            "metadata": {"name": name, "namespace": self.namespace},
-            "spec": dict(spec),
-        }
-        try:
-            return dict(
-                self._custom.create_namespaced_custom_object(
-                    GROUP, VERSION, self.namespace, PLURALS[kind], body, _request_timeout=10
-                )
-            )
-        except ApiException as error:
-            raise Refused(_words(error)) from error
+        return self._objects.create(kind, {"name": name, "namespace": self.namespace}, spec)
 
     def patch_spec(self, kind: str, name: str, change: Mapping[str, Any]) -> None:
         """Merge a change into an object's spec. Raises Refused."""
-        try:
-            self._custom.patch_namespaced_custom_object(
-                GROUP, VERSION, self.namespace, PLURALS[kind], name, {"spec": dict(change)}
-            )
-        except ApiException as error:
-            raise Refused(_words(error)) from error
+        self._objects.merge(kind, self.namespace, name, {"spec": dict(change)})
 
     def kubectl(self, *arguments: str, stdin: str | None = None, timeout: float = 60) -> Answer:
         """Run kubectl as this person."""
@@ -106,13 +80,6 @@ class Kube:
         if not answer.ok:
             raise Refused(answer.error)
         return answer
-
-
-def _words(error: ApiException) -> str:
-    try:
-        return str(json.loads(error.body)["message"])
-    except (TypeError, ValueError, KeyError):
-        return f"{error.status} {error.reason}"
 
 
 def condition(item: Mapping[str, Any] | None, kind: str) -> dict[str, Any]:

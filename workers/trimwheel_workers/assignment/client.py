@@ -6,15 +6,14 @@ makes a new one (`connect`). Everything that may go wrong in a request comes out
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import urllib3
 from kubernetes import client, config
-from kubernetes.client.rest import ApiException
 
-from trimwheel_api.errors import Refused, Unavailable
+from trimwheel_api.errors import Refused, SetupFailed, Unavailable
+from trimwheel_kube import connection
+from trimwheel_kube.answers import NETWORK
 
 REQUEST_TIMEOUT = (3.0, 10.0)
 """(connect, read) seconds of a plain request."""
@@ -22,15 +21,9 @@ REQUEST_TIMEOUT = (3.0, 10.0)
 
 def connect() -> client.ApiClient:
     """A client by KUBECONFIG where it is set, by the pod's service account elsewhere."""
-    configuration = client.Configuration()
     with unavailable("credentials"):
-        if os.environ.get("KUBECONFIG"):
-            config.load_kube_config(client_configuration=configuration)
-        else:
-            config.load_incluster_config(client_configuration=configuration)
-    # Retrying is ours: a hidden retry would hold back the news that the server is away.
-    configuration.retries = False
-    return client.ApiClient(configuration)
+        # Retrying is ours: a hidden retry would hold back the news that the server is away.
+        return connection.connect(retries=False).api
 
 
 @contextmanager
@@ -38,8 +31,8 @@ def unavailable(what: str) -> Iterator[None]:
     """Map what the library raises: Refused for 403, Unavailable for the rest."""
     try:
         yield
-    except ApiException as error:
+    except client.ApiException as error:
         sentence = f"{what}: HTTP {error.status} {error.reason}"
         raise (Refused if error.status == 403 else Unavailable)(sentence) from error
-    except (urllib3.exceptions.HTTPError, OSError, config.ConfigException) as error:
+    except (*NETWORK, config.ConfigException, SetupFailed) as error:
         raise Unavailable(f"{what}: {error}") from error

@@ -1,0 +1,62 @@
+"""Credentials and settings of a connection to the API server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from kubernetes import client, config
+from kubernetes.config import ConfigException
+
+from trimwheel_api.errors import SetupFailed
+
+_POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+
+class Connection(NamedTuple):
+    """A client and the namespace that its credentials speak of."""
+
+    api: Any
+    namespace: str
+
+    @property
+    def server(self) -> str:
+        """Address of the API server."""
+        return str(self.api.configuration.host)
+
+
+def connect(
+    kubeconfig: str | None = None, context: str | None = None, *, retries: int = 1
+) -> Connection:
+    """By kubeconfig (the one named, KUBECONFIG or ~/.kube/config), else by the pod's account.
+
+    `retries`: how often the library repeats a request unasked. A caller that retries by itself, or
+    for whom somebody waits, wants the bad news soon. Raises SetupFailed without credentials.
+    """
+    settings = client.Configuration()
+    settings.retries = retries
+    try:
+        config.load_kube_config(kubeconfig, context, settings, persist_config=False)
+        namespace = _context_namespace(kubeconfig, context)
+    except ConfigException as error:
+        if kubeconfig or context:
+            raise SetupFailed(f"kubeconfig: {error}") from error
+        namespace = _load_in_cluster(settings, str(error))
+    return Connection(client.ApiClient(settings), namespace)
+
+
+def _context_namespace(kubeconfig: str | None, context: str | None) -> str:
+    contexts, current = config.list_kube_config_contexts(kubeconfig)
+    chosen = next((one for one in contexts if one["name"] == context), current)
+    return str(chosen["context"].get("namespace", "default"))
+
+
+def _load_in_cluster(settings: Any, no_kubeconfig: str) -> str:
+    try:
+        config.load_incluster_config(settings)
+    except ConfigException as error:
+        raise SetupFailed(
+            f"no kubeconfig ({no_kubeconfig}) and no service account of a pod ({error}): set "
+            'KUBECONFIG or pass --kubeconfig; for the demo\'s cluster run eval "$(trimwheel env)"'
+        ) from error
+    return _POD_NAMESPACE.read_text().strip()
