@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from trimwheel_api import names
-from trimwheel_api.errors import SpecInvalid
-from trimwheel_api.values import seconds
+from trimwheel_api.environment import Environment
 
 PASSED_TO_JOBS: Final = (
     "TRIMWHEEL_RELEASE_NAMESPACE", "TRIMWHEEL_RELEASE_NAME", "PROMETHEUS_URL",
@@ -63,37 +62,22 @@ class Settings:
 
 def from_environment(environ: Mapping[str, str] = os.environ) -> Settings:
     """The settings of this process. Raises SpecInvalid naming a variable that does not parse."""
-    default = Settings(identity=environ.get("POD_UID") or uuid.uuid4().hex)
-
-    def text(name: str, fallback: str) -> str:
-        return environ.get(name) or fallback
-
-    def span(name: str, fallback: float) -> float:
-        given = environ.get(name)
-        if not given:
-            return fallback
-        try:
-            return seconds(given) if not given.isdecimal() else float(given)
-        except ValueError as error:
-            raise SpecInvalid(name, "must be a duration such as 30s", given) from error
-
+    given, usual = Environment(environ), Settings()
     return Settings(
-        release_namespace=text("TRIMWHEEL_RELEASE_NAMESPACE", default.release_namespace),
-        prometheus_url=text("PROMETHEUS_URL", ""),
-        mlflow_tracking_uri=text("MLFLOW_TRACKING_URI", ""),
-        records_uri=text("TRIMWHEEL_RECORDS_URI", ""),
-        allowed_prefixes=text("TRIMWHEEL_ALLOWED_PREFIXES", ""),
-        worker_image=text("TRIMWHEEL_WORKER_IMAGE", default.worker_image),
-        pipelines_image=text("TRIMWHEEL_PIPELINES_IMAGE", default.pipelines_image),
-        image_pull_policy=text("TRIMWHEEL_IMAGE_PULL_POLICY", default.image_pull_policy),
-        image_pull_secrets=tuple(
-            part.strip() for part in text("TRIMWHEEL_IMAGE_PULL_SECRETS", "").split(",") if part
-        ),
-        bind=text("TRIMWHEEL_BIND", default.bind),
-        service_port=int(text("TRIMWHEEL_SERVICE_PORT", str(default.service_port))),
-        scrape_interval=span("TRIMWHEEL_SCRAPE_INTERVAL", default.scrape_interval),
-        resync=span("TRIMWHEEL_RESYNC", default.resync),
-        leader_seconds=span("TRIMWHEEL_LEADER_SECONDS", default.leader_seconds),
-        identity=default.identity,
+        release_namespace=given.text("TRIMWHEEL_RELEASE_NAMESPACE", usual.release_namespace),
+        prometheus_url=given.text("PROMETHEUS_URL"),
+        mlflow_tracking_uri=given.text("MLFLOW_TRACKING_URI"),
+        records_uri=given.text("TRIMWHEEL_RECORDS_URI"),
+        allowed_prefixes=given.text("TRIMWHEEL_ALLOWED_PREFIXES"),
+        worker_image=given.text("TRIMWHEEL_WORKER_IMAGE", usual.worker_image),
+        pipelines_image=given.text("TRIMWHEEL_PIPELINES_IMAGE", usual.pipelines_image),
+        image_pull_policy=given.text("TRIMWHEEL_IMAGE_PULL_POLICY", usual.image_pull_policy),
+        image_pull_secrets=given.words("TRIMWHEEL_IMAGE_PULL_SECRETS"),
+        bind=given.text("TRIMWHEEL_BIND", usual.bind),
+        service_port=given.count("TRIMWHEEL_SERVICE_PORT", usual.service_port),
+        scrape_interval=given.span("TRIMWHEEL_SCRAPE_INTERVAL", usual.scrape_interval),
+        resync=given.span("TRIMWHEEL_RESYNC", usual.resync),
+        leader_seconds=given.span("TRIMWHEEL_LEADER_SECONDS", usual.leader_seconds),
+        identity=given.text("POD_UID", usual.identity),
         job_environment={name: environ[name] for name in PASSED_TO_JOBS if name in environ},
     )

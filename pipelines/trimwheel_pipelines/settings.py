@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from trimwheel_api import names
-from trimwheel_api.errors import SpecInvalid
-from trimwheel_api.values import seconds
+from trimwheel_api.environment import Environment
 
 LOCAL_RAY = "local"
 
@@ -75,46 +74,21 @@ class Settings:
 
 def from_environment(environ: Mapping[str, str] = os.environ) -> Settings:
     """Read the process's settings. Raises SpecInvalid naming a variable that cannot be read."""
-    usual = Settings()
-
-    def text(name: str, default: str) -> str:
-        return environ.get(name) or default
-
+    given, usual = Environment(environ), Settings()
     return Settings(
-        release_namespace=text("TRIMWHEEL_RELEASE_NAMESPACE", usual.release_namespace),
-        release_name=text("TRIMWHEEL_RELEASE_NAME", usual.release_name),
-        prometheus_url=text("PROMETHEUS_URL", usual.prometheus_url),
-        mlflow_tracking_uri=text("MLFLOW_TRACKING_URI", usual.mlflow_tracking_uri),
-        mlflow_public_url=text("MLFLOW_PUBLIC_URL", usual.mlflow_public_url),
-        records_uri=text("TRIMWHEEL_RECORDS_URI", usual.records_uri),
-        ledger_url=text("TRIMWHEEL_LEDGER_URL", usual.ledger_url),
-        ray_address=text("TRIMWHEEL_RAY_ADDRESS", usual.ray_address),
-        ray_cpus=_integer(environ, "TRIMWHEEL_RAY_CPUS", usual.ray_cpus),
-        allowed_prefixes=tuple(
-            part.strip()
-            for part in environ.get("TRIMWHEEL_ALLOWED_PREFIXES", "").split(",")
-            if part.strip()
-        ),
-        bind=text("TRIMWHEEL_BIND", usual.bind),
-        port=_integer(environ, "TRIMWHEEL_PORT", usual.port),
-        model_cache=text("TRIMWHEEL_MODEL_CACHE", usual.model_cache),
-        interval=_span(environ, "TRIMWHEEL_LOOP_INTERVAL", usual.interval),
-        scrape_interval=_span(environ, "TRIMWHEEL_SCRAPE_INTERVAL", usual.scrape_interval),
+        release_namespace=given.text("TRIMWHEEL_RELEASE_NAMESPACE", usual.release_namespace),
+        release_name=given.text("TRIMWHEEL_RELEASE_NAME", usual.release_name),
+        prometheus_url=given.text("PROMETHEUS_URL"),
+        mlflow_tracking_uri=given.text("MLFLOW_TRACKING_URI"),
+        mlflow_public_url=given.text("MLFLOW_PUBLIC_URL"),
+        records_uri=given.text("TRIMWHEEL_RECORDS_URI"),
+        ledger_url=given.text("TRIMWHEEL_LEDGER_URL"),
+        ray_address=given.text("TRIMWHEEL_RAY_ADDRESS"),
+        ray_cpus=given.count("TRIMWHEEL_RAY_CPUS", usual.ray_cpus),
+        allowed_prefixes=given.words("TRIMWHEEL_ALLOWED_PREFIXES"),
+        bind=given.text("TRIMWHEEL_BIND", usual.bind),
+        port=given.count("TRIMWHEEL_PORT", usual.port),
+        model_cache=given.text("TRIMWHEEL_MODEL_CACHE"),
+        interval=given.span("TRIMWHEEL_LOOP_INTERVAL", usual.interval),
+        scrape_interval=given.span("TRIMWHEEL_SCRAPE_INTERVAL", usual.scrape_interval),
     )
-
-
-def _span(environ: Mapping[str, str], name: str, default: float) -> float:
-    text = environ.get(name, "")
-    if not text:
-        return default
-    try:
-        return seconds(text) if text[-1:].isalpha() else float(text)
-    except ValueError as error:
-        raise SpecInvalid(name, "must be a duration such as 30s", text) from error
-
-
-def _integer(environ: Mapping[str, str], name: str, default: int) -> int:
-    text = environ.get(name, "") or str(default)
-    if not text.isdecimal() or int(text) < 1:
-        raise SpecInvalid(name, "must be a whole number, 1 or more", text)
-    return int(text)

@@ -17,7 +17,7 @@ from trimwheel_api.kinds.common import to_key
 from trimwheel_api.worker_config import ENVIRONMENT, WorkerConfig, from_environment
 
 MODULES = ("policy", "kinds", "names", "metrics", "decide", "cohorts", "crd", "errors", "records",
-           "values", "worker_config")  # fmt: skip
+           "values", "worker_config", "environment")  # fmt: skip
 LOOK = """
 import sys
 before = set(sys.modules)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import fsspec
 
+from trimwheel_api.environment import Environment
 from trimwheel_api.errors import SpecInvalid, Unavailable
 from trimwheel_workers.model.digest import FILES, WEIGHTS_FILE, ModelDigestMismatch, digest_of
 
@@ -24,7 +25,7 @@ MLFLOW_SCHEME = "models:/"
 
 def allowed_prefixes(environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
     """The chart's list of addresses that may be fetched."""
-    return tuple(part.strip() for part in environ.get(PREFIXES, "").split(",") if part.strip())
+    return Environment(environ).words(PREFIXES)
 
 
 def check_allowed(uri: str, prefixes: Sequence[str]) -> None:

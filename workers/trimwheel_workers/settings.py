@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from trimwheel_api.errors import SetupFailed
-from trimwheel_api.values import seconds
+from trimwheel_api.environment import Environment
 
 BIND = "TRIMWHEEL_BIND"
 ASSIGNMENT_FILE = "TRIMWHEEL_ASSIGNMENT_FILE"
@@ -39,24 +38,14 @@ class Settings:
 
 
 def from_environment(environ: Mapping[str, str] = os.environ) -> Settings:
-    """Settings of this process. Raises SetupFailed naming the variable that is broken."""
-    default = Settings()
-    file = environ.get(ASSIGNMENT_FILE)
+    """Settings of this process. Raises SpecInvalid naming the variable that is broken."""
+    given, usual = Environment(environ), Settings()
+    file = given.text(ASSIGNMENT_FILE)
     return Settings(
-        bind=environ.get(BIND, default.bind),
-        pod_name=environ.get("POD_NAME", default.pod_name),
-        pod_uid=environ.get("POD_UID", default.pod_uid),
+        bind=given.text(BIND, usual.bind),
+        pod_name=given.text("POD_NAME", usual.pod_name),
+        pod_uid=given.text("POD_UID", usual.pod_uid),
         assignment_file=Path(file) if file else None,
-        record_age=_duration(environ, RECORD_AGE, default.record_age),
-        drain_notice=_duration(environ, DRAIN_NOTICE, default.drain_notice),
+        record_age=given.span(RECORD_AGE, usual.record_age),
+        drain_notice=given.span(DRAIN_NOTICE, usual.drain_notice),
     )
-
-
-def _duration(environ: Mapping[str, str], name: str, default: float) -> float:
-    text = environ.get(name)
-    if text is None:
-        return default
-    try:
-        return seconds(text)
-    except ValueError as error:
-        raise SetupFailed(f"{name}: {error}") from error
