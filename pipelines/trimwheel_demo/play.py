@@ -11,6 +11,8 @@ import importlib
 import signal
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from trimwheel_api.errors import TrimwheelError
 from trimwheel_demo.places import ROOT, default_places
@@ -22,6 +24,58 @@ from trimwheel_demo.teller import Teller
 from trimwheel_demo.world import World, bring_up, take_down
 
 INTERRUPTED = "interrupted"
+TUNED = "tuned"
+"""Note of the run that answered the drift: stage 6 leaves it for stage 7."""
+
+
+Evidence = list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage as the visitor sees it (number, title) and as the report names it."""
+
+    number: int
+    title: str
+    """Empty: it goes on under the heading before."""
+    name: str
+    play: Callable[[World, Evidence], None]
+
+
+def _bootstrap(world: World, found: Evidence) -> None:
+    run = tuning.tune(world, first_run, found)
+    tuning.roll_out(world, run, found, refusals=False)
+
+
+def _tune(world: World, found: Evidence) -> None:
+    world.notes[TUNED] = tuning.tune(world, run_after_drift, found)
+
+
+def _roll_out(world: World, found: Evidence) -> None:
+    world.report["rollout"] = tuning.roll_out(world, world.notes[TUNED], found, refusals=True)
+
+
+STAGES = (
+    Stage(1, "A small encoder with exits and experts, trained on Python's own standard library",
+          "train", serving.train),
+    Stage(2, "kubectl apply an AdaptiveModel: two workers, full depth",
+          "serve", serving.serve),
+    Stage(3, "Held-out snippets at a fixed rate; workers audit themselves",
+          "load", serving.start_load),
+    Stage(3, "Bootstrap: a first policy is searched, certified, rolled out and approved",
+          "bootstrap", _bootstrap),
+    Stage(4, "Control: the same behaviour under another digest must show no Fail",
+          "control", control.control),
+    Stage(5, "The traffic changes: comments from modules never trained on",
+          "drift", drift.drift),
+    Stage(6, "A TuningRun searches on Ray and certifies on audits that it never saw",
+          "tuning", _tune),
+    Stage(7, "Canary in every worker: shadow, steps, verdicts, and a person's approval",
+          "rollout", _roll_out),
+    Stage(7, "", "after", summary.measure_after),
+    Stage(8, "A harmful policy without a certificate",
+          "harm", harm.harm),
+)  # fmt: skip
 
 
 def main() -> int:
@@ -63,38 +117,12 @@ def main() -> int:
 
 def story(world: World) -> None:
     """The story, stage by stage."""
-    say, stage = world.teller.heading, world.report.stage
-    say(1, "A small encoder with exits and experts, trained on Python's own standard library")
-    with stage("train") as found:
-        serving.train(world, found)
-    say(2, "kubectl apply an AdaptiveModel: two workers, full depth")
-    with stage("serve") as found:
-        serving.serve(world, found)
-    say(3, "Held-out snippets at a fixed rate; workers audit themselves")
-    with stage("load") as found:
-        serving.start_load(world, found)
-    say(3, "Bootstrap: a first policy is searched, certified, rolled out and approved")
-    with stage("bootstrap") as found:
-        run = tuning.tune(world, first_run, found)
-        tuning.roll_out(world, run, found, refusals=False)
-    say(4, "Control: the same behaviour under another digest must show no Fail")
-    with stage("control") as found:
-        control.control(world, found)
-    say(5, "The traffic changes: comments from modules never trained on")
-    with stage("drift") as found:
-        drift.drift(world, found)
-    say(6, "A TuningRun searches on Ray and certifies on audits that it never saw")
-    with stage("tuning") as found:
-        run = tuning.tune(world, run_after_drift, found)
-    say(7, "Canary in every worker: shadow, steps, verdicts, and a person's approval")
-    with stage("rollout") as found:
-        world.report["rollout"] = tuning.roll_out(world, run, found, refusals=True)
-    with stage("after") as found:
-        summary.measure_after(world, found)
-    say(8, "A harmful policy without a certificate")
-    with stage("harm") as found:
-        harm.harm(world, found)
-    say(9, "Summary")
+    for stage in STAGES:
+        if stage.title:
+            world.teller.heading(stage.number, stage.title)
+        with world.report.stage(stage.name) as found:
+            stage.play(world, found)
+    world.teller.heading(STAGES[-1].number + 1, "Summary")
     summary.tell(world)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from trimwheel_api.decide import decide
 from trimwheel_api.policy import parse_policy
+from trimwheel_demo import play
 from trimwheel_demo.report import Report, metric_evidence
 from trimwheel_demo.settings import Options, model_manifest, non_default, validated
 from trimwheel_demo.stages.control import same_behaviour, through_every_step
@@ -57,6 +60,34 @@ def test_options_come_from_the_environment() -> None:
     options = Options.from_environment({"SEED": "3", "DETACH": "1", "BAD_POLICY": "bad.json"})
     assert (options.seed, options.detach, options.bad_policy) == (3, True, Path("bad.json"))
     assert Options.from_environment({}) == Options()
+
+
+def test_stages_are_played_in_order_each_under_its_heading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    report = Report(tmp_path / "report.json", 0, tmp_path)
+    monkeypatch.setattr(play.summary, "tell", lambda _: said.append("told"))
+
+    def stage(number: int, title: str, name: str) -> play.Stage:
+        return play.Stage(number, title, name, lambda _, found: said.append(name))
+
+    world: Any = SimpleNamespace(
+        teller=SimpleNamespace(heading=lambda number, text: said.append(f"{number}. {text}")),
+        report=report,
+    )
+    told = (stage(1, "One", "a"), stage(2, "Two", "b"), stage(2, "", "c"))
+    monkeypatch.setattr(play, "STAGES", told)
+    play.story(world)
+    assert said == ["1. One", "a", "2. Two", "b", "c", "3. Summary", "told"]
+    assert [row["name"] for row in report["stages"] if row["ok"]] == ["a", "b", "c"]
+
+
+def test_the_story_has_its_stages_once_and_in_order() -> None:
+    names = [stage.name for stage in play.STAGES]
+    numbers = [stage.number for stage in play.STAGES]
+    assert len(set(names)) == len(names) and numbers == sorted(numbers)
+    assert set(numbers) == set(range(1, max(numbers) + 1))
 
 
 def test_a_failed_stage_is_in_the_report_with_its_time(tmp_path: Path) -> None:
