@@ -13,11 +13,12 @@ FRESH ?=
 DETACH ?=
 BAD_POLICY ?=
 REPORT ?= build/demo-report.json
+TESTS ?=
 UNIT := -m "not cluster and not e2e and not slow"
 # Two processes, each with whole files: what a file's tests share is made once.
 PARALLEL := -n 2 --dist loadfile
 
-.PHONY: help setup lock fmt lint test-unit test e2e generate verify demo down bench env
+.PHONY: help setup lock fmt lint test-unit test coverage e2e generate verify demo down bench env
 
 help: ## list the verbs
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -40,6 +41,15 @@ test: ## set up what is missing and run every test
 test-unit: ## tests without a cluster, under a minute
 	@$(BOOTSTRAP) --steps python --plan quiet
 	@$(PY) -m pytest $(UNIT) -q $(PARALLEL)
+
+coverage: ## lines that unit and cluster tests reach, by package; by file in build/coverage/files.txt
+	@$(BOOTSTRAP) --steps python,binaries --plan quiet
+	@rm -rf build/coverage && mkdir -p build/coverage
+	@$(PY) -m coverage run -m pytest -q -m "not e2e" $(TESTS)
+	@$(PY) -m coverage combine -q && $(PY) -m coverage report > build/coverage/files.txt
+	@for package in */trimwheel_*/; do \
+	  printf '%-40s %3s %%\n' $$package $$($(PY) -m coverage report --format=total --include="$$package*"); done
+	@printf '%-40s %3s %%\n' all $$($(PY) -m coverage report --format=total)
 
 e2e: ## the story as a test, on real components
 	@$(BOOTSTRAP) --steps python,binaries,model --plan quiet
