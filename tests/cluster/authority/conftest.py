@@ -233,13 +233,13 @@ def stage(release: str, cluster: Cluster, admin: Clients, namespace: str) -> Sta
     return Stage(cluster, admin, namespace)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def chart() -> Path:
     """The chart's folder."""
     return CHART
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def helm(cluster: Cluster) -> Callable[..., str]:
     """Runs helm against the cluster; returns what it printed. Raises CalledProcessError."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +24,18 @@ Render = Callable[..., dict[tuple[str, str], dict[str, Any]]]
 USER_KINDS = [kind.plural for kind in KINDS if kind.name != "PolicyAssignment"]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def render(helm: Callable[..., str], chart: Path) -> Render:
-    """`render("full", "key=value")`: the objects by (kind, name)."""
+    """`render("full", "key=value")`: the objects by (kind, name); rendered once, to be read."""
 
+    @cache
     def run(
         shape: str = "defaults", *settings: str, namespace: str = names.RELEASE_NAMESPACE
     ) -> Any:
         values = ["--values", str(chart / "ci" / f"{shape}-values.yaml")]
         values += [word for setting in settings for word in ("--set", setting)]
         text = helm("template", "trimwheel", str(chart), "--namespace", namespace, *values)
-        objects = [one for one in yaml.safe_load_all(text) if one]
+        objects = [one for one in yaml.load_all(text, yaml.CSafeLoader) if one]
         return {(one["kind"], one["metadata"]["name"]): one for one in objects}
 
     return run
