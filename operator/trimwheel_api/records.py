@@ -30,7 +30,11 @@ COLUMNS: tuple[Column, ...] = (
     Column("id", "string", "Server-made id, hex; the audit was chosen by its keyed hash."),
     Column("time", "float64", "Unix seconds at which the request was answered."),
     Column("session", "string", "blake2b-8 hex of the session key; the id when there is none."),
-    Column("first_in_session", "bool", "First audit of this session on this worker."),
+    Column(
+        "first_in_session",
+        "bool",
+        "First audit of this session that this worker remembers; evidence goes by `session`.",
+    ),
     Column("u", "float64", "Keyed hash of the id in [0, 1)."),
     Column("propensity", "float64", "q: audited iff u < q."),
     Column("epoch", "int64", "Assignment epoch that was served."),

@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trimwheel_pipelines.covariates import (
+    DAY,
     CovariateAlarm,
     CovariateSettings,
     Signal,
@@ -40,6 +41,9 @@ DISAGREEMENT: Final = "disagreement"
 """Name of the audited signal in verdicts; covariates carry their own."""
 HARMLESS_MARGIN: Final = 1.5
 """Times epsilon that disagreement must be proven below after an alarm."""
+SESSION_SPAN: Final = DAY
+"""Seconds in which a session is one trial. Later audits of a session repeat its first, but sessions
+that never end must not leave the watch without evidence: after a day they speak of new traffic."""
 
 
 class Drift(StrEnum):
@@ -56,12 +60,37 @@ class AuditStream:
 
     times: Floats
     wrong: npt.NDArray[np.bool_]  # the stable policy's answer differed from full depth
-    first: npt.NDArray[np.bool_]  # the session's first audit: only these count
+    sessions: npt.NDArray[np.int64]  # a small number for each session, from 0
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    def until(self, moment: float) -> AuditStream:
+        """Audits up to a moment."""
+        return self._where(slice(int(np.searchsorted(self.times, moment, side="right"))))
 
     def since(self, moment: float) -> AuditStream:
-        """First audits after a moment; later ones of a session repeat it and are left out."""
-        kept = (self.times > moment) & self.first
-        return AuditStream(self.times[kept], self.wrong[kept], self.first[kept])
+        """Trials after a moment: a session's first audit in each `SESSION_SPAN` from there on."""
+        later = self._where(slice(int(np.searchsorted(self.times, moment, side="right")), None))
+        return later._where(later._firsts(moment))
+
+    def _firsts(self, moment: float) -> npt.NDArray[np.bool_]:
+        """Which audits are their session's first in their span since `moment`."""
+        firsts = np.zeros(len(self), bool)
+        if not len(self):
+            return firsts
+        places = np.arange(len(self))
+        first_place = np.zeros(int(self.sessions.max()) + 1, np.int64)
+        ends = np.arange(moment + SESSION_SPAN, float(self.times[-1]), SESSION_SPAN)
+        for span in np.split(places, np.searchsorted(self.times, ends, side="right")):
+            sessions = self.sessions[span]
+            # Written backwards, so that a session's first audit is what stays.
+            first_place[sessions[::-1]] = span[::-1]
+            firsts[span] = first_place[sessions] == span
+        return firsts
+
+    def _where(self, chosen: slice | npt.NDArray[np.bool_]) -> AuditStream:
+        return AuditStream(self.times[chosen], self.wrong[chosen], self.sessions[chosen])
 
 
 @dataclass(frozen=True)
@@ -89,7 +118,7 @@ class DriftVerdict:
     value: float | None
     bound: float
     confidence: float
-    audits: int  # first audits behind the verdict
+    audits: int  # trials behind the verdict: one a session
     time: float  # of the audit that decided, else now
     since: float  # start of what `value` speaks of: the estimated change, or the alarm
     evidence: float  # Shiryaev-Roberts over its alarm level; 1 alarms
@@ -128,8 +157,8 @@ def judge_drift(
     `covariates_since` restarts stage one alone: after a Harmless verdict the moved signals are the
     new normal. Audits after `now` are ignored.
     """
-    seen = audits.times <= now
-    stream = AuditStream(audits.times[seen], audits.wrong[seen], audits.first[seen]).since(since)
+    seen = audits.until(now)
+    stream = seen.since(since)
     start = since if covariates_since is None else covariates_since
     alarms = sorted(
         (
@@ -143,9 +172,9 @@ def judge_drift(
     index = watch.update(stream.wrong)
     if index is not None:
         return _harmful(stream, index, watch, settings, alarms)
-    verdict = _unharmed(stream, watch, settings, alarms, since, now)
+    verdict = _unharmed(seen, watch, settings, alarms, since, now)
     # Later audits of a session prove nothing more, and cost as much.
-    spent = int(np.count_nonzero(audits.times[seen] > alarms[0].time)) if alarms else 0
+    spent = int(np.count_nonzero(seen.times > alarms[0].time)) if alarms else 0
     wants = verdict.verdict is Drift.NOT_ENOUGH_EVIDENCE and bool(alarms)
     return replace(
         verdict, alarm_audits=spent, wants_audits=wants and spent < settings.alarm_audits
@@ -192,7 +221,7 @@ def _harmful(
 
 
 def _unharmed(
-    stream: AuditStream,
+    audits: AuditStream,
     watch: ShiryaevRoberts,
     settings: DriftSettings,
     alarms: Sequence[CovariateAlarm],
@@ -202,7 +231,7 @@ def _unharmed(
     """Without harm: Harmless if an alarm is open and the audits since it prove so."""
     bound = HARMLESS_MARGIN * settings.epsilon
     start = alarms[0].time if alarms else since
-    recent = stream.since(start)
+    recent = audits.since(start)
     events, trials = np.cumsum(recent.wrong), np.arange(1, len(recent.wrong) + 1)
     log_e = log_e_under(events, trials, bound) if alarms else np.empty(0)
     proven = np.flatnonzero(log_e >= math.log(1.0 / settings.harmless_level))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -43,9 +44,11 @@ class AuditLog:
     """Audits of one model under the policy that is stable now, oldest first within a batch."""
 
     digest: str
-    _batches: list[tuple[Floats, npt.NDArray[np.bool_], npt.NDArray[np.bool_], Floats]] = field(
+    _batches: list[tuple[Floats, npt.NDArray[np.bool_], npt.NDArray[np.int64], Floats]] = field(
         default_factory=list
     )
+    _sessions: dict[str, int] = field(default_factory=dict)
+    """Sessions by the order in which they were met: numbers sort and compare faster than text."""
 
     def add(self, records: AuditRecords) -> None:
         """Take those audits that judged our policy; others are of before or after its time."""
@@ -57,15 +60,15 @@ class AuditLog:
             (
                 mine.column("time").astype(np.float64),
                 mine.column("stable_prediction") != full,
-                mine.column("first_in_session").astype(bool),
+                self._numbers(mine.column("session")),
                 mine.matrix("scores")[:, 0].astype(np.float64),
             )
         )
 
     def stream(self) -> AuditStream:
         """Everything so far, in order of time."""
-        times, wrong, first, _ = self._columns()
-        return AuditStream(times, wrong, first)
+        times, wrong, sessions, _ = self._columns()
+        return AuditStream(times, wrong, sessions)
 
     def score_signal(self) -> Signal:
         """How sure the first exit was of each audited request."""
@@ -73,21 +76,25 @@ class AuditLog:
         return Signal(FIRST_EXIT_SCORE, times, scores)
 
     def disagreement(self, since: float) -> float | None:
-        """Share of sessions' first audits after `since` that disagreed; None without any."""
+        """Share of trials after `since` that disagreed; None without any."""
         stream = self.stream().since(since)
         return float(stream.wrong.mean()) if len(stream.wrong) else None
 
+    def _numbers(self, sessions: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+        known = self._sessions
+        return np.array([known.setdefault(one, len(known)) for one in sessions], np.int64)
+
     def _columns(
         self,
-    ) -> tuple[Floats, npt.NDArray[np.bool_], npt.NDArray[np.bool_], Floats]:
+    ) -> tuple[Floats, npt.NDArray[np.bool_], npt.NDArray[np.int64], Floats]:
         if not self._batches:
             nothing = np.zeros(0)
-            return nothing, nothing.astype(bool), nothing.astype(bool), nothing
-        times, wrong, first, scores = (
+            return nothing, nothing.astype(bool), nothing.astype(np.int64), nothing
+        times, wrong, sessions, scores = (
             np.concatenate([batch[i] for batch in self._batches]) for i in range(4)
         )
         order = np.argsort(times, kind="stable")
-        return times[order], wrong[order], first[order], scores[order]
+        return times[order], wrong[order], sessions[order], scores[order]
 
 
 def watched_since(model: AdaptiveModel) -> float | None:

@@ -69,7 +69,7 @@ def audited(stage: Any, count: int, wrong: float) -> None:
         stable_digest=[DIGEST] * count,
         predictions=list(full),
         stable_prediction=flips.astype(np.int32),
-        first_in_session=[True] * count,
+        session=[f"{start}-{number}" for number in range(count)],
     )
     stage.now += timedelta(seconds=2 + count * 0.02)
 
@@ -149,7 +149,7 @@ def test_an_alarm_that_spent_its_audits_says_so_once(stage: Any, loop: Loop, mod
         stage.traffic.write(
             count, stage.now.timestamp(), stable_digest=[DIGEST] * count,
             stable_prediction=(np.arange(count) // 2 % wrong == 0).astype(np.int32),
-            first_in_session=np.arange(count) % 2 == 0, scores=list(scores),
+            scores=list(scores),
             predictions=list(np.zeros((count, 4), np.int32)),
         )  # fmt: skip
         stage.now += timedelta(seconds=seconds)

@@ -68,6 +68,19 @@ def test_only_the_first_audit_of_a_session_is_evidence(evidence: Evidence) -> No
     assert evidence.both("disagreement", "candidate") == (2, 1)
 
 
+def test_parity_counts_a_session_once_a_rollout_also_one_that_outlives_it(
+    evidence: Evidence,
+) -> None:
+    candidate = evidence.guards.of("candidate", "sha256:b")
+    assert candidate is not None
+    for differs in (False, True, True):
+        candidate.replayed("s1", differs=differs)
+    assert evidence.both("parity", "candidate") == (1, 0)
+    evidence.guards.reside("another salt", BOTH)
+    candidate.replayed("s1", differs=True)
+    assert evidence.both("parity", "candidate") == (2, 1)
+
+
 def test_evidence_begins_anew_with_another_rollout(evidence: Evidence) -> None:
     stable = evidence.guards.of("stable", "sha256:a")
     assert stable is not None

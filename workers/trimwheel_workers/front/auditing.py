@@ -74,8 +74,8 @@ class AuditBook:
         served = snapshot.stable if answer.arm == names.ARM_STABLE else snapshot.candidate
         assert served is not None, "an arm that answered has a policy"
         guards = self._guards.of(answer.arm, served.digest)
-        if first and guards is not None:
-            guards.replayed(differs=replayed != [answer.prediction, answer.exit])
+        if guards is not None:
+            guards.replayed(ticket.session, differs=replayed != [answer.prediction, answer.exit])
         self._metrics.first_exit_scores.inc(scores[0])
         if self._writer is not None:
             self._writer.put(

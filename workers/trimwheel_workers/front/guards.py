@@ -17,7 +17,7 @@ REMEMBERED_POLICIES = 5
 
 
 # What was counted of a session: bits, as plain integers for the request path.
-_REQUEST, _ERROR, _SLOW, _AUDIT = 1, 2, 4, 8
+_REQUEST, _ERROR, _SLOW, _AUDIT, _PARITY = 1, 2, 4, 8, 16
 
 
 class SessionMemory:
@@ -75,8 +75,10 @@ class PolicyGuards:
         if disagrees:
             self._events[names.GUARD_DISAGREEMENT].inc()
 
-    def replayed(self, *, differs: bool) -> None:
-        """The answer that this policy served was replayed, on a session's first audit."""
+    def replayed(self, session: str, *, differs: bool) -> None:
+        """The answer that this policy served was replayed; only a session's first counts."""
+        if not self._memory.add(session, _PARITY):
+            return
         self._trials[names.GUARD_PARITY].inc()
         if differs:
             self._events[names.GUARD_PARITY].inc()
