@@ -104,6 +104,18 @@ def test_lost_audits_travel_in_the_next_segment(tmp_path: Path) -> None:
     assert [parse_segment_name(name)[3:] for name in store.names()] == [(1, 4)]
 
 
+def test_lost_audits_are_told_in_time_even_without_a_record(tmp_path: Path) -> None:
+    store = Store(tmp_path, flush_seconds=0.1)
+    for _ in range(3):
+        store.writer.lost(4)
+    eventually(store.names)
+    assert [parse_segment_name(name)[3:] for name in store.names()] == [(0, 12)]
+    assert store.rows() == []
+    store.writer.lost(0)
+    store.writer.close(5.0)
+    assert len(store.names()) == 1, "nothing more to tell"
+
+
 def test_at_the_end_lost_audits_are_told_even_without_a_record(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.writer.lost(2)
@@ -137,6 +149,32 @@ def test_an_absent_store_is_outlasted_and_what_does_not_fit_is_counted(
     parsed = [parse_segment_name(name) for name in store.names()]
     assert sum(count for *_, count, _ in parsed) == 6
     assert sum(lost for *_, lost in parsed) == 3, "every drop is told once"
+
+
+def test_losses_during_an_outage_of_the_store_gather_in_one_segment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = 0
+
+    def deliver(folder: str, name: str, data: bytes) -> None:
+        nonlocal tries
+        tries += 1
+        if tries < 20:
+            raise Unavailable("away")
+        segments.deliver(folder, name, data)
+
+    monkeypatch.setattr(writer, "deliver", deliver)
+    monkeypatch.setattr(writer, "_FIRST_RETRY", 0.01)
+    monkeypatch.setattr(writer, "_LAST_RETRY", 0.01)
+    store = Store(tmp_path, flush_seconds=0.01)
+    store.writer.put(record(1))
+    while tries < 15:
+        store.writer.lost(1)
+        time.sleep(0.005)
+    eventually(lambda: len(store.names()) == 2)
+    store.writer.close(5.0)
+    parsed = [parse_segment_name(name)[3:] for name in store.names()]
+    assert sorted(count for count, _ in parsed) == [0, 1]
 
 
 def test_what_cannot_be_stored_at_the_end_is_reported(

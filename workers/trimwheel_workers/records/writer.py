@@ -36,7 +36,7 @@ class WriterSettings:
     flush_records: int = 500
     """A segment is closed at this size: some 50 KB."""
     flush_seconds: float = 5.0
-    """Or when its first record is this old: what pipelines wait for at low rates."""
+    """Or when its first record or lost audit is this old: what pipelines wait for at low rates."""
     backlog_records: int = 20_000
     """Records that may wait for an absent store, about 20 MB with inputs."""
 
@@ -53,6 +53,11 @@ class _Gathering:
     records: list[Record] = field(default_factory=list)
     since: float = 0.0
     lost: int = 0
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to tell."""
+        return not (self.records or self.lost)
 
 
 class RecordWriter:
@@ -87,23 +92,34 @@ class RecordWriter:
         with self._condition:
             gathering = self._gathering
             if self.backlog >= self._settings.backlog_records:
+                self._begin()
                 gathering.lost += 1
                 dropped = True
             else:
+                self._begin()
                 gathering.records.append(record)
                 dropped = False
-                if len(gathering.records) == 1:
-                    gathering.since = self._clock()
-                    self._condition.notify()
-                elif len(gathering.records) == self._settings.flush_records:
+                if len(gathering.records) == self._settings.flush_records:
                     self._condition.notify()
         if dropped:
             self._on_dropped()
 
     def lost(self, count: int) -> None:
-        """Audits that were chosen and will have no record: told in the next segment's name."""
+        """Audits that were chosen and will have no record: told in the next segment's name.
+
+        Without a record to travel with, a segment without rows carries the number.
+        """
+        if not count:
+            return
         with self._condition:
+            self._begin()
             self._gathering.lost += count
+
+    def _begin(self) -> None:
+        """The age of what is gathered counts from the first record or loss."""
+        if self._gathering.empty:
+            self._gathering.since = self._clock()
+            self._condition.notify()
 
     @property
     def backlog(self) -> int:
@@ -149,16 +165,18 @@ class RecordWriter:
 
     def _is_due(self) -> bool:
         gathering = self._gathering
-        if self._closing:
-            # Even without records: how many audits are missing must not be lost as well.
-            return bool(gathering.records or gathering.lost)
-        if len(gathering.records) >= self._settings.flush_records:
+        # Even without records: how many audits are missing must not be lost as well.
+        if gathering.empty:
+            return False
+        if self._closing or len(gathering.records) >= self._settings.flush_records:
             return True
-        old = self._clock() >= gathering.since + self._settings.flush_seconds
-        return bool(gathering.records) and old
+        if self._segments and not gathering.records:
+            # The store is away: one segment tells of all losses meanwhile, not one a retry.
+            return False
+        return self._clock() >= gathering.since + self._settings.flush_seconds
 
     def _patience(self) -> float | None:
-        if not self._gathering.records:
+        if self._gathering.empty:
             return None
         return max(0.01, self._gathering.since + self._settings.flush_seconds - self._clock())
 
