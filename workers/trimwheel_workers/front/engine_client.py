@@ -9,6 +9,7 @@ instead of a worker that never becomes ready.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -71,7 +72,7 @@ class EngineClient:
         self._events = events
         self._transport: asyncio.Transport | None = None
         self._process: asyncio.subprocess.Process | None = None
-        self._stopping = False
+        self._stopping = asyncio.Event()
         self._failure = ""
         self.shape: ModelShape | None = None
         """Of the model; kept while an engine restarts."""
@@ -98,22 +99,31 @@ class EngineClient:
         """Keep an engine running until `stop`. Raises EngineFailed when that is hopeless."""
         delay = _FIRST_RETRY
         loop = asyncio.get_running_loop()
-        while not self._stopping:
+        while not self._stopping.is_set():
             started = loop.time()
-            code = await self._run_once()
+            try:
+                ended = f"ended with code {await self._run_once()}"
+            except OSError as error:
+                # The machine is short of processes, memory or files: that passes.
+                ended = f"could not be started ({error})"
             if self._failure:
                 raise EngineFailed(self._failure)
-            if self._stopping:
+            if self._stopping.is_set():
                 return
             if loop.time() - started > _HEALTHY_SECONDS:
                 delay = _FIRST_RETRY
-            _LOG.error("the engine ended with code %s; another starts in %.1f s", code, delay)
-            await asyncio.sleep(delay)
+            _LOG.error("the engine %s; another starts in %.1f s", ended, delay)
+            await self._pause(delay)
             delay = min(delay * 2, _LAST_RETRY)
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait before the next start; a stop ends the wait."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), seconds)
 
     async def stop(self, timeout: float) -> None:
         """Let the engine finish its audits, then end it."""
-        self._stopping = True
+        self._stopping.set()
         process = self._process
         if process is None or process.returncode is not None:
             return
@@ -144,11 +154,18 @@ class EngineClient:
         """One process from start to end; its exit code."""
         ours, theirs = socket.socketpair()
         with theirs:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "trimwheel_workers.engine", str(theirs.fileno()),
-                pass_fds=(theirs.fileno(),), env=self._environment(),
-            )  # fmt: skip
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable, "-m", "trimwheel_workers.engine", str(theirs.fileno()),
+                    pass_fds=(theirs.fileno(),), env=self._environment(),
+                )  # fmt: skip
+            except OSError:
+                ours.close()
+                raise
         self._process = process
+        if self._stopping.is_set():
+            # `stop` came while there was no process yet that it could have ended.
+            process.kill()
         loop = asyncio.get_running_loop()
         ours.setblocking(False)
         transport, stream = await loop.create_unix_connection(lambda: _Stream(self), sock=ours)

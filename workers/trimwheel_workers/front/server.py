@@ -107,19 +107,24 @@ class _Serving:
         if not (engine.done() or http.done()):
             await asyncio.sleep(self._settings.drain_notice)
         server.should_exit = True
-        await http
-        await self._worker.engine.stop(_AUDITS_SECONDS)
         try:
+            await http
+            await self._worker.engine.stop(_AUDITS_SECONDS)
             await engine
         except EngineFailed as error:
             _LOG.error("the engine cannot serve this model: %s", error)
-        left = 0
-        if self._writer is not None:
-            left = await asyncio.to_thread(self._writer.close, _RECORDS_SECONDS)
-        await asyncio.to_thread(assignments.stop)
+        finally:
+            # However the rest ended, records in hand are stored.
+            await self._store_records()
+            await asyncio.to_thread(assignments.stop)
+        _LOG.info("drained")
+
+    async def _store_records(self) -> None:
+        if self._writer is None:
+            return
+        left = await asyncio.to_thread(self._writer.close, _RECORDS_SECONDS)
         if left:
             _LOG.error("%d audit records could not be stored and are lost", left)
-        _LOG.info("drained")
 
 
 class _Server(uvicorn.Server):
