@@ -55,10 +55,15 @@ LABEL_MEANINGS = {
     "outcome": "how it ended",
 }
 EXIT_FULL = "full"
+CODE_ANSWERED = "200"
+"""Label value of a request that cost engine time and got its answer; refusals cost none."""
 EXIT_NONE = "none"
 
 REQUESTS = Metric(
-    "trimwheel_requests_total", "counter", ("model", "arm", "exit", "code"), "Answered requests."
+    "trimwheel_requests_total",
+    "counter",
+    ("model", "arm", "exit", "code"),
+    "Requests that ended, refused ones too.",
 )
 REQUEST_DURATION = Metric(
     "trimwheel_request_duration_seconds", "histogram", ("model", "arm"),

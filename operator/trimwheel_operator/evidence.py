@@ -86,8 +86,9 @@ class EvidenceReader:
             if found.gap
             else round(
                 total(
-                    matching(found.requests, arm=names.ARM_CANDIDATE),
+                    _answered_by_candidate(found),
                     Window(since=step_since, until=until, max_age=self._max_age),
+                    history_of=found.requests,
                 )
             ),
         )
@@ -205,7 +206,14 @@ def _capacity(found: Counters, window: Window, workers: int) -> GuardEvidence:
     return capacity_evidence(
         arrivals=total(found.requests, lately),
         seconds=max(newest - recent, 0.0),
-        candidate_requests=total(matching(found.requests, arm=names.ARM_CANDIDATE), window),
-        candidate_device_seconds=total(matching(found.device, arm=names.ARM_CANDIDATE), window),
+        candidate_requests=total(_answered_by_candidate(found), window, history_of=found.requests),
+        candidate_device_seconds=total(
+            matching(found.device, arm=names.ARM_CANDIDATE), window, history_of=found.device
+        ),
         workers=workers,
     )
+
+
+def _answered_by_candidate(found: Counters) -> tuple[Series, ...]:
+    """A request that was refused took no engine time and exposed nobody."""
+    return matching(found.requests, arm=names.ARM_CANDIDATE, code=metrics.CODE_ANSWERED)

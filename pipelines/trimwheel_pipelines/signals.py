@@ -2,7 +2,7 @@
 
 Called by the watch loop on every pass; keeps what it has read, so that a pass asks for the newest
 samples only. A signal's value is the ratio of two counters' increments between neighbouring scrapes
-of one worker (layers run per layer of full depth, tokens per request, an expert's share of tokens):
+of one worker (layers run per layer of full depth, tokens per answer, an expert's share of tokens):
 raw samples, no `rate()`, so that blocks do not overlap. The first-exit score comes from the audit
 records, where each request has its own (`watch`).
 
@@ -58,7 +58,7 @@ class Telemetry:
                 (metrics.LAYERS_RUN, stable),
                 (metrics.LAYERS_FULL, stable),
                 (metrics.INPUT_TOKENS, mine),
-                (metrics.REQUESTS, mine),
+                (metrics.REQUESTS, f'{mine},code="{metrics.CODE_ANSWERED}"'),
                 (metrics.EXPERT_TOKENS, pods),
             )
         }

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from trimwheel_api.metrics import CODE_ANSWERED
 from trimwheel_api.names import ARM_STABLE
 from trimwheel_telemetry.answers import Series
 from trimwheel_telemetry.counters import Window, matching, newest_sample, reaches_back, total
@@ -27,9 +28,10 @@ class LoadCounters:
 def full_depth_utilisation(found: LoadCounters, window: Window, workers: int) -> float | None:
     """Engine seconds a second and worker that the window's arrivals would take at full depth.
 
-    What a request of the stable arm costs now, scaled by the layers that it skips, times the
-    arrivals of both arms. A policy that saves inside a layer (fewer experts) costs more at full
-    depth than this says. None without fresh samples, without stable requests, or without workers.
+    What an answer of the stable arm costs now, scaled by the layers that it skips, times the
+    arrivals of both arms, refused ones too. A policy that saves inside a layer (fewer experts)
+    costs more at full depth than this says. None without fresh samples, without stable requests,
+    or without workers.
     """
     newest = newest_sample(found.requests, window)
     if newest is None or window.until - newest > window.max_age or workers < 1:
@@ -37,14 +39,10 @@ def full_depth_utilisation(found: LoadCounters, window: Window, workers: int) ->
     started = window.since
     if not reaches_back(found.requests, window):
         started = min(float(line.times[0]) for line in found.requests if len(line.times))
+    answered = matching(found.requests, code=CODE_ANSWERED)
     served, device, run, full = (
         total(matching(lines, arm=ARM_STABLE), window, history_of=lines)
-        for lines in (
-            found.requests,
-            found.device_seconds,
-            found.layers_run,
-            found.layers_full,
-        )
+        for lines in (answered, found.device_seconds, found.layers_run, found.layers_full)
     )
     if newest <= started or served <= 0 or run <= 0:
         return None

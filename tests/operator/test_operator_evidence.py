@@ -73,6 +73,21 @@ def test_counters_become_verdicts_with_their_numbers(
     assert capacity.verdict == "Pass"
 
 
+def test_refused_requests_are_no_answers_of_the_candidate(started: Any) -> None:
+    lines = counters(started, 0)
+    lines[table.REQUESTS.name] += [
+        line(27_000, arm=names.ARM_CANDIDATE, exit=table.EXIT_NONE, code="429")
+    ]
+    prometheus: Any = FakePrometheus(lines)
+    now = START + timedelta(seconds=60)
+    found = EvidenceReader(prometheus, 1.0).read(started, workers=2, now=now)
+    assert found is not None and found.step_requests == 1500, "a refusal exposed nobody"
+    capacity = next(guard for guard in found.guards if guard.name == "capacity")
+    # Ten times the arrivals, at what an answer costs: 550 a second of 2 ms on two workers.
+    assert float(capacity.value) == pytest.approx(550 * 0.002 / 2, rel=0.02)
+    assert capacity.samples == 3000
+
+
 class Windowed(FakePrometheus):
     """Answers with the samples in (start, end], and says how many it sent."""
 

@@ -16,10 +16,16 @@ NOW = 1_000_000.0
 WINDOW = Window(since=NOW - 300, until=NOW, max_age=20)
 
 
-def line(rate: float, arm: str = "stable", since: float = NOW - 600, until: float = NOW) -> Series:
+def line(
+    rate: float,
+    arm: str = "stable",
+    since: float = NOW - 600,
+    until: float = NOW,
+    code: str = "200",
+) -> Series:
     """A counter that grows by `rate` a second, scraped every 5 s."""
     times = np.arange(since, until + 0.1, 5.0)
-    return Series({"arm": arm}, times, (times - since) * rate + 7)
+    return Series({"arm": arm, "code": code}, times, (times - since) * rate + 7)
 
 
 def counters(**changes: Any) -> LoadCounters:
@@ -39,6 +45,11 @@ def test_a_candidates_requests_arrive_but_their_cost_says_nothing() -> None:
         device_seconds=[line(0.2), line(9, "candidate")],
     )
     assert full_depth_utilisation(both, WINDOW, 1) == pytest.approx(0.8)
+
+
+def test_refused_requests_arrive_but_do_not_make_answers_look_cheap() -> None:
+    overloaded = counters(requests=[line(50), line(150, code="429")])
+    assert full_depth_utilisation(overloaded, WINDOW, 1) == pytest.approx(1.6)
 
 
 def test_young_counters_are_spread_over_their_own_time() -> None:
