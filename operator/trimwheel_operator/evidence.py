@@ -23,8 +23,10 @@ from trimwheel_telemetry.client import Prometheus
 from trimwheel_telemetry.counters import (
     LOOKBACK_SECONDS,
     Window,
+    covered_seconds,
     guard_evidence,
     matching,
+    newest_sample,
     total,
 )
 from trimwheel_telemetry.load import LoadCounters, full_depth_utilisation
@@ -202,10 +204,12 @@ def _capacity(found: Counters, window: Window, workers: int) -> GuardEvidence:
     """Arrivals of late, at the candidate's cost since it began."""
     recent = max(window.since, window.until - ARRIVAL_SECONDS)
     lately = Window(since=recent, until=window.until, max_age=window.max_age)
-    newest = max((float(line.times[-1]) for line in found.requests), default=window.since)
+    newest = newest_sample(found.requests, window)
+    if newest is None or window.until - newest > window.max_age:
+        return GuardEvidence(state=DataState.STALE, reason="no worker has reported lately")
     return capacity_evidence(
         arrivals=total(found.requests, lately),
-        seconds=max(newest - recent, 0.0),
+        seconds=covered_seconds(found.requests, lately),
         candidate_requests=total(_answered_by_candidate(found), window, history_of=found.requests),
         candidate_device_seconds=total(
             matching(found.device, arm=names.ARM_CANDIDATE), window, history_of=found.device

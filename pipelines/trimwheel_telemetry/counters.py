@@ -126,6 +126,20 @@ def newest_sample(series: Iterable[Series], window: Window) -> float | None:
     return max((float(times[-1]) for times in moments if len(times)), default=None)
 
 
+def covered_seconds(series: Iterable[Series], window: Window) -> float:
+    """How much of the window counters speak of: up to the newest sample, from the window's start,
+    or from the first sample where the answer does not reach back (Prometheus lost its history).
+    """
+    lines = tuple(series)
+    newest = newest_sample(lines, window)
+    if newest is None:
+        return 0.0
+    started = window.since
+    if not reaches_back(lines, window):
+        started = min(float(line.times[0]) for line in lines if len(line.times))
+    return max(0.0, newest - started)
+
+
 def matching(series: Iterable[Series], **labels: str) -> tuple[Series, ...]:
     """The lines that carry these label values."""
     return tuple(

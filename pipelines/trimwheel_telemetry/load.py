@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from trimwheel_api.metrics import CODE_ANSWERED
 from trimwheel_api.names import ARM_STABLE
 from trimwheel_telemetry.answers import Series
-from trimwheel_telemetry.counters import Window, matching, newest_sample, reaches_back, total
+from trimwheel_telemetry.counters import Window, covered_seconds, matching, newest_sample, total
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +36,13 @@ def full_depth_utilisation(found: LoadCounters, window: Window, workers: int) ->
     newest = newest_sample(found.requests, window)
     if newest is None or window.until - newest > window.max_age or workers < 1:
         return None
-    started = window.since
-    if not reaches_back(found.requests, window):
-        started = min(float(line.times[0]) for line in found.requests if len(line.times))
     answered = matching(found.requests, code=CODE_ANSWERED)
     served, device, run, full = (
         total(matching(lines, arm=ARM_STABLE), window, history_of=lines)
         for lines in (answered, found.device_seconds, found.layers_run, found.layers_full)
     )
-    if newest <= started or served <= 0 or run <= 0:
+    spent = covered_seconds(found.requests, window)
+    if spent <= 0 or served <= 0 or run <= 0:
         return None
     each = device / served * full / run
-    return total(found.requests, window) / (newest - started) * each / workers
+    return total(found.requests, window) / spent * each / workers

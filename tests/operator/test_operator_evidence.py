@@ -12,7 +12,7 @@ from tests.operator.world import START
 from trimwheel_api import metrics as table
 from trimwheel_api import names
 from trimwheel_operator.evidence import EvidenceReader
-from trimwheel_telemetry.answers import Ok, Series, Unreachable
+from trimwheel_telemetry.answers import Answer, Empty, Ok, Partial, Series, Unreachable
 
 
 class FakePrometheus:
@@ -86,6 +86,62 @@ def test_refused_requests_are_no_answers_of_the_candidate(started: Any) -> None:
     # Ten times the arrivals, at what an answer costs: 550 a second of 2 ms on two workers.
     assert float(capacity.value) == pytest.approx(550 * 0.002 / 2, rel=0.02)
     assert capacity.samples == 3000
+
+
+def guards_of(started: Any, lines: dict[str, list[Series]], seconds: float = 60) -> dict[str, Any]:
+    prometheus: Any = FakePrometheus(lines)
+    now = START + timedelta(seconds=seconds)
+    found = EvidenceReader(prometheus, 1.0).read(started, workers=2, now=now)
+    assert found is not None
+    return {guard.name: guard for guard in found.guards}
+
+
+@pytest.mark.parametrize("guard", ["disagreement", "errors", "latency", "parity"])
+def test_each_counted_guard_fails_alone(started: Any, guard: str) -> None:
+    lines = counters(started, 0)
+    lines[table.GUARD_EVENTS.name] = [
+        line(600 if (one.labels["arm"], one.labels["guard"]) == ("candidate", guard) else 0,
+             **one.labels)
+        for one in lines[table.GUARD_EVENTS.name]
+    ]  # fmt: skip
+    found = guards_of(started, lines)
+    assert [name for name, one in found.items() if one.verdict == "Fail"] == [guard]
+
+
+def test_a_candidate_too_slow_for_all_traffic_fails_capacity(started: Any) -> None:
+    lines = counters(started, 0)
+    lines[table.DEVICE_SECONDS.name] = [line(6, arm="stable"), line(80, arm="candidate")]
+    assert guards_of(started, lines)["capacity"].verdict == "Fail"
+
+
+def test_workers_that_fell_silent_are_no_evidence_for_any_guard(started: Any) -> None:
+    found = guards_of(started, counters(started, 0), seconds=600)
+    assert {guard.verdict for guard in found.values()} == {"NotEnoughEvidence"}
+    assert found["capacity"].message == "no worker has reported lately"
+
+
+def test_a_prometheus_that_began_anew_does_not_thin_out_the_arrivals(started: Any) -> None:
+    """Samples of the last 20 s only, of a rollout of 60 s: what arrived is spread over 20 s."""
+    whole = counters(started, 0)
+    young = {
+        name: [Series(one.labels, one.times[-20:], one.values[-20:]) for one in lines]
+        for name, lines in whole.items()
+    }
+    found = guards_of(started, young)["capacity"]
+    assert float(found.value) == pytest.approx(100 * 0.002 / 2, rel=0.02)
+
+
+@pytest.mark.parametrize("answer", [Empty("no series matches"), Partial(("a",), "shard away")])
+def test_without_a_whole_answer_no_guard_says_anything(started: Any, answer: Answer) -> None:
+    class Half(FakePrometheus):
+        def raw(self, selector: str, start: float, end: float) -> Any:
+            return answer
+
+    prometheus: Any = Half(None)
+    found = EvidenceReader(prometheus, 1.0).read(started, workers=2, now=START)
+    assert found is not None
+    assert {guard.verdict for guard in found.guards} == {"NotEnoughEvidence"}
+    assert all(answer.reason in guard.message for guard in found.guards)
 
 
 class Windowed(FakePrometheus):
