@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -65,15 +66,23 @@ class ApiServer:
     writes: list[dict[str, Any]] = field(default_factory=list)
     """Every spec that the assignment ever had."""
     _version: int = 0
+    _born: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def delete(self, kind: str, name: str) -> None:
+        del self.objects[kind, name]
 
     def put(self, kind: str, name: str, spec: dict[str, Any], **metadata: Any) -> dict[str, Any]:
         self._version += 1
         known = self.objects.get((kind, name))
+        if known is None:
+            self._born[kind, name] += 1
+        nth = self._born[kind, name]
+        uid = f"uid-{kind}-{name}" if nth == 1 else f"uid-{kind}-{name}-{nth}"
         item = {
             "metadata": {
                 "name": name,
                 "namespace": NAMESPACE,
-                "uid": known["metadata"]["uid"] if known else f"uid-{kind}-{name}",
+                "uid": uid,
                 "resourceVersion": str(self._version),
                 "generation": known["metadata"]["generation"] + 1 if known else 1,
                 "creationTimestamp": known["metadata"]["creationTimestamp"]

@@ -20,6 +20,7 @@ from trimwheel_operator.plan.certificates import harm_since, of_intended
 from trimwheel_operator.plan.clock import EPOCH, parse, parse_or, to_micro
 from trimwheel_operator.plan.draft import Draft, owner_reference
 from trimwheel_operator.plan.observed import ObservedState
+from trimwheel_operator.plan.outcomes import is_decision_on
 from trimwheel_operator.plan.stable import (
     DENSE_ASSIGNED,
     StableChoice,
@@ -154,7 +155,7 @@ def _report_policies(draft: Draft, choice: StableChoice) -> None:
         )
     candidate = None
     if spec.candidate is not None:
-        owner = next((one for one in draft.state.rollouts if one.name == spec.rollout), None)
+        owner = next((one for one in draft.state.rollouts if is_decision_on(spec, one)), None)
         candidate = CandidatePolicy(
             digest=spec.candidate.digest,
             policy=owner.spec.policy if owner else "",

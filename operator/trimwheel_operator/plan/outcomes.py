@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Any
 
 from trimwheel_api import names
 from trimwheel_api.kinds import AdaptiveModel, PolicyRollout
 from trimwheel_api.kinds.adaptive_model import FormerStable, StablePolicy
-from trimwheel_api.kinds.policy_assignment import AssignedPolicy
+from trimwheel_api.kinds.policy_assignment import AssignedPolicy, PolicyAssignmentSpec
 from trimwheel_api.kinds.policy_rollout import EffectiveRules
 from trimwheel_api.names import Action, Reason
 from trimwheel_api.policy import DENSE
@@ -81,16 +82,29 @@ def salt_of(rollout: PolicyRollout) -> str:
     return blake2b(rollout.metadata.uid.encode(), digest_size=_SALT_BYTES).hexdigest()
 
 
+def is_decision_on(spec: PolicyAssignmentSpec, rollout: PolicyRollout) -> bool:
+    """Whether the assignment's last decision is about this very attempt.
+
+    The salt holds its uid: a name may be used again, and says nothing by itself.
+    """
+    return (spec.rollout, spec.salt) == (rollout.name, salt_of(rollout))
+
+
+def _assign(draft: Draft, rollout: PolicyRollout, **changes: Any) -> None:
+    """Change the assignment by a decision on this rollout, to be read back after a crash."""
+    draft.assign(rollout=rollout.name, salt=salt_of(rollout), **changes)
+
+
 def expose(draft: Draft, rollout: PolicyRollout, candidate: AssignedPolicy) -> None:
     """Make the candidate resident in every worker, at the first step's weight."""
     effective = phases.rules(draft.status(rollout))
     weight = basis_points(effective.rollout.steps[0].weight)
-    draft.assign(
+    _assign(
+        draft,
+        rollout,
         candidate=candidate,
         weight_basis_points=weight,
-        salt=effective.salt,
         lease_seconds=effective.rollout.lease_seconds,
-        rollout=rollout.name,
     )
     record_start(draft, rollout, weight, to_micro(draft.now))
 
@@ -117,7 +131,7 @@ def enter_step(draft: Draft, rollout: PolicyRollout, step: int, at: str) -> None
 
 def promote(draft: Draft, rollout: PolicyRollout, reason: str, actor: str) -> None:
     """Everyone is served the candidate: in the assignment, and for the record."""
-    draft.assign(candidate=None, weight_basis_points=0, rollout=rollout.name)
+    _assign(draft, rollout, candidate=None, weight_basis_points=0)
     record_promotion(draft, rollout, reason, actor)
 
 
@@ -143,7 +157,7 @@ def record_promotion(draft: Draft, rollout: PolicyRollout, reason: str, actor: s
 
 def roll_back(draft: Draft, rollout: PolicyRollout, stop: Stop) -> None:
     """Nobody is served the candidate: first the assignment, then the record."""
-    draft.assign(candidate=None, weight_basis_points=0, rollout=rollout.name)
+    _assign(draft, rollout, candidate=None, weight_basis_points=0)
     record_rollback(draft, rollout, stop)
 
 
@@ -168,7 +182,7 @@ def go_back(draft: Draft, rollout: PolicyRollout) -> None:
     assignment = draft.assignment
     newer_hold = held is not None and asked is not None and asked < held.replace(microsecond=0)
     hold = assignment is not None and assignment.hold and newer_hold
-    draft.assign(candidate=None, weight_basis_points=0, rollout=rollout.name, hold=hold)
+    _assign(draft, rollout, candidate=None, weight_basis_points=0, hold=hold)
     record_return(draft, rollout)
 
 

@@ -76,7 +76,7 @@ def settle(draft: Draft, model: AdaptiveModel) -> None:
         if rollout.spec.type == phases.CANARY:
             _settle_canary(draft, rollout, spec, model)
     for rollout in _with(draft, phases.is_pending):
-        if rollout.spec.type == phases.ROLLBACK and spec.rollout == rollout.name:
+        if rollout.spec.type == phases.ROLLBACK and outcomes.is_decision_on(spec, rollout):
             outcomes.record_return(draft, rollout)
 
 
@@ -85,7 +85,7 @@ def _settle_canary(
 ) -> None:
     status, digest = draft.status(rollout), rollout.spec.policy_digest
     started = phases.was_started(status)
-    if spec.rollout != rollout.name:
+    if not outcomes.is_decision_on(spec, rollout):
         if started:
             stop = Stop(Reason.PREEMPTED, f"rollout {spec.rollout} came first")
             outcomes.record_rollback(draft, rollout, stop)
