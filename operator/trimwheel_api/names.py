@@ -139,6 +139,7 @@ class Reason:
     REJECTED = "Rejected"  # by a person
     REJECTED_DIGEST = "RejectedDigest"  # this digest was rolled back or rejected before
     ALREADY_STABLE = "AlreadyStable"  # a Canary names the policy that everyone is served
+    ROLLOUT_GONE = "RolloutGone"  # a rollout was deleted while its candidate was served
     PREEMPTED = "Preempted"  # a newer Rollback came first
     APPROVAL_REQUIRED = "ApprovalRequired"
     APPROVED = "Approved"

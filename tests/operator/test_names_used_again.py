@@ -60,3 +60,63 @@ def test_a_crash_within_a_rollback_is_still_read_back(promoted: World) -> None:
     assert promoted.assignment["rollout"] == "back"
     promoted.settle()
     assert promoted.actions_of("back") == [("RollBack", Reason.ROLLED_BACK_TO_STABLE)]
+
+
+def ramped(world: World, good: Document) -> World:
+    """A canary at 10 %."""
+    world.policy("good", good)
+    world.rollout("ramp", "good")
+    world.guards("Pass")
+    world.settle().after(16)
+    world.settle()
+    assert world.assignment["weightBasisPoints"] == 1000
+    return world
+
+
+def test_a_deleted_rollout_ends_its_canary_and_an_event_says_so(
+    world: World, good: Document
+) -> None:
+    ramped(world, good).delete("PolicyRollout", "ramp")
+    world.settle()
+    assert world.assignment["candidate"] is None
+    assert world.assignment["weightBasisPoints"] == 0
+    assert world.of_model.candidate is None
+    told = [event for event in world.events if event.reason == Reason.ROLLOUT_GONE]
+    assert [(event.kind, event.type) for event in told] == [("AdaptiveModel", "Warning")]
+    assert "rollout ramp is gone" in told[0].message
+
+
+def test_a_rollout_made_again_does_not_inherit_the_canary_of_its_namesake(
+    world: World, good: Document
+) -> None:
+    ramped(world, good).delete("PolicyRollout", "ramp")
+    world.rollout("ramp", "good")
+    world.settle()
+    assert world.assignment["weightBasisPoints"] == 0
+    assert world.actions_of("ramp") == [("Start", Reason.SHADOW)]
+
+
+def test_a_deleted_rollout_that_a_finalizer_keeps_ends_its_canary_too(
+    world: World, good: Document
+) -> None:
+    ramped(world, good)
+    item = world.objects["PolicyRollout", "ramp"]
+    item["metadata"]["deletionTimestamp"] = "2026-11-22T12:01:00Z"
+    world.touch(item)
+    world.settle()
+    assert world.assignment["candidate"] is None
+    assert world.actions_of("ramp")[-1] == ("Abort", Reason.ABORTED)
+
+
+def test_a_model_that_was_deleted_and_left_its_canary_behind_does_not_take_it_up_again(
+    world: World, good: Document
+) -> None:
+    """As with `kubectl delete --cascade=orphan`."""
+    ramped(world, good)
+    model = world.objects["AdaptiveModel", "router"]
+    world.delete("AdaptiveModel", "router")
+    world.settle()
+    world.put("AdaptiveModel", "router", model["spec"])
+    world.settle()
+    assert world.assignment["candidate"] is None
+    assert world.assignment["weightBasisPoints"] == 0

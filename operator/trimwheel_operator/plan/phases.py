@@ -28,6 +28,11 @@ def is_finished(status: PolicyRolloutStatus) -> bool:
     return bool(status.finished_at)
 
 
+def is_unfinished(status: PolicyRolloutStatus) -> bool:
+    """Waits, is under way, or is on its way back."""
+    return not is_finished(status)
+
+
 def is_pending(status: PolicyRolloutStatus) -> bool:
     """Its rules are not frozen yet: it waits, or was refused for now."""
     return status.effective is None and not is_finished(status)

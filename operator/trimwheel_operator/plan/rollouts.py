@@ -15,6 +15,7 @@ from trimwheel_api.kinds.policy_rollout import PolicyRolloutStatus
 from trimwheel_api.names import Action, Reason
 from trimwheel_api.values import basis_points
 from trimwheel_operator.plan import canary, gates, outcomes, phases, stops
+from trimwheel_operator.plan.actions import Decided
 from trimwheel_operator.plan.approvals import rejection
 from trimwheel_operator.plan.clock import to_text
 from trimwheel_operator.plan.conditions import is_true
@@ -29,6 +30,7 @@ def story(draft: Draft, model: AdaptiveModel) -> None:
     settle(draft, model)
     for rollout in _with(draft, phases.is_rolling_back):
         outcomes.complete(draft, rollout)
+    abandon(draft, model)
     admitted = [one for one in _with(draft, phases.is_pending) if admit(draft, one, model)]
     if draft.assignment is None:
         return
@@ -133,6 +135,19 @@ def _likely_stop(draft: Draft, rollout: PolicyRollout, model: AdaptiveModel) -> 
     return failed or Stop(
         Reason.GUARD_FAILED, "a guard failed; the operator restarted before it wrote which"
     )
+
+
+def abandon(draft: Draft, model: AdaptiveModel) -> None:
+    """End a candidate that no rollout speaks for any more: deleted, or finished without it."""
+    spec = draft.assignment
+    if spec is None or spec.candidate is None:
+        return
+    if any(outcomes.is_decision_on(spec, one) for one in _with(draft, phases.is_unfinished)):
+        return
+    draft.assign(candidate=None, weight_basis_points=0)
+    message = f"rollout {spec.rollout} is gone: everyone is served stable"
+    draft.decided.append(Decided(Action.ABORT, Reason.ROLLOUT_GONE))
+    draft.tell(model.kind, model.metadata, Reason.ROLLOUT_GONE, message, "Warning")
 
 
 # --- who may start -----------------------------------------------------------------------------

@@ -21,7 +21,9 @@ StopRule = Callable[[Draft, PolicyRollout, AdaptiveModel], Stop | None]
 
 
 def aborted(draft: Draft, rollout: PolicyRollout, model: AdaptiveModel) -> Stop | None:
-    """Somebody set spec.abort."""
+    """Somebody set spec.abort, or deleted it and a finalizer keeps it."""
+    if rollout.metadata.deletion_timestamp:
+        return Stop(Reason.ABORTED, "it was deleted")
     return Stop(Reason.ABORTED, "spec.abort is set") if rollout.spec.abort else None
 
 
