@@ -114,6 +114,7 @@ class Reason:
     APPLYING = "Applying"  # the spec is being turned into objects
     APPLIED = "Applied"  # the spec is applied
     INVALID_SPEC = "InvalidSpec"  # a field breaks a rule that the schema could not express
+    APPLY_REFUSED = "ApplyRefused"  # the API server refuses a worker object
     DENSE = "Dense"  # the model serves full depth, which needs no certificate
     CERTIFICATE_VALID = "CertificateValid"
     CERTIFICATE_EXPIRED = "CertificateExpired"

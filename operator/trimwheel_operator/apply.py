@@ -1,7 +1,8 @@
 """The only writer: carries out a plan's actions in order, each one only while we are the leader.
 
 Decision writes carry the resourceVersion and uid that were observed; a conflict ends the pass,
-because what comes after was decided on a world that has changed.
+because what comes after was decided on a world that has changed. A worker object that the API
+server refuses (an admission webhook, a quota) ends nothing: the next plan says so in a condition.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from trimwheel_operator.plan.actions import (
     DeleteJob,
     Ensure,
     PatchStatus,
+    Place,
     Plan,
     PostEvent,
     WriteAssignment,
@@ -34,18 +36,28 @@ class Writer:
         self._api = api
         self._require = require
 
-    def carry_out(self, plan: Plan) -> None:
-        """Do everything. Raises Conflict, Unavailable, NotLeader or Refused; the rest is undone."""
+    def carry_out(self, plan: Plan) -> dict[Place, str]:
+        """Do everything; the worker objects that were refused, with what the API server said.
+
+        Raises Conflict, Unavailable, NotLeader or, for any other write, Refused; the rest is
+        undone.
+        """
+        refused: dict[Place, str] = {}
         for action in plan.actions:
             self._require()
-            self._do(action)
+            try:
+                self._do(action)
+            except Refused as refusal:
+                if not isinstance(action, Ensure):
+                    raise
+                refused[action.place] = str(refusal)
+        return refused
 
     def _do(self, action: Action) -> None:
         match action:
             case Ensure():
-                metadata = action.manifest["metadata"]
-                kind, namespace = action.manifest["kind"], metadata["namespace"]
-                self._api.apply(path_of(kind, namespace, metadata["name"]), action.manifest)
+                (kind, name), metadata = action.place, action.manifest["metadata"]
+                self._api.apply(path_of(kind, metadata["namespace"], name), action.manifest)
             case WriteAssignment():
                 self._write_assignment(action)
             case PatchStatus():

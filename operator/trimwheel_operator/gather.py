@@ -8,6 +8,7 @@ are in `Memory`, and losing them costs a repeated write at most.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, TypeVar
@@ -29,7 +30,7 @@ from trimwheel_operator.admission import AdmissionTest
 from trimwheel_operator.cluster import KubeApi, path_of
 from trimwheel_operator.evidence import EvidenceReader
 from trimwheel_operator.plan import phases, stable
-from trimwheel_operator.plan.actions import Ensure, Plan, WriteAssignment
+from trimwheel_operator.plan.actions import Ensure, Place, Plan, WriteAssignment
 from trimwheel_operator.plan.clock import parse
 from trimwheel_operator.plan.observed import (
     UNCHECKED,
@@ -54,21 +55,27 @@ Kind = TypeVar("Kind", bound=Resource[Any, Any])
 class Memory:
     """What this process knows of its own doings about one model."""
 
-    applied: dict[tuple[str, str], str] = field(default_factory=dict)
+    applied: dict[Place, str] = field(default_factory=dict)
+    refused: dict[Place, str] = field(default_factory=dict)
     checked_at: datetime | None = None
     renewed_at: datetime | None = None
     evidence: Evidence | None = None
     evidence_at: datetime | None = None
 
-    def carried_out(self, plan: Plan, now: datetime) -> None:
-        """Remember what was written."""
+    def carried_out(self, plan: Plan, now: datetime, refused: Mapping[Place, str]) -> bool:
+        """Remember what was written; whether other objects are refused now than before."""
+        before = set(self.refused)
         for action in plan.actions:
-            if isinstance(action, Ensure):
-                manifest = action.manifest
-                place = (manifest["kind"], manifest["metadata"]["name"])
-                self.applied[place] = manifests.hash_of(manifest)
-            elif isinstance(action, WriteAssignment):
+            if isinstance(action, WriteAssignment):
                 self.renewed_at = now
+            elif isinstance(action, Ensure):
+                self.applied.pop(action.place, None)
+                self.refused.pop(action.place, None)
+                if said := refused.get(action.place):
+                    self.refused[action.place] = said
+                else:
+                    self.applied[action.place] = manifests.hash_of(action.manifest)
+        return before != set(self.refused)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +168,7 @@ class Gatherer:
             hashes=hashes,
             deployment=_deployment_state(live.get("Deployment", {})),
             cluster_ip=str(live.get("Service", {}).get("spec", {}).get("clusterIP", "")),
+            refused=dict(memory.refused),
             check=due,
         )
 

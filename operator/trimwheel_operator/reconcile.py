@@ -18,7 +18,7 @@ from trimwheel_operator.apply import Writer
 from trimwheel_operator.gather import Gatherer, Memory
 from trimwheel_operator.leader import Leader, NotLeader
 from trimwheel_operator.metrics import OperatorMetrics
-from trimwheel_operator.plan import plan
+from trimwheel_operator.plan import SOONEST, plan
 from trimwheel_operator.plan.observed import ObservedState
 
 log = logging.getLogger(__name__)
@@ -120,10 +120,10 @@ class Reconciler:
         if is_gone(state):
             return None
         made = plan(state, now)
-        self._writer.carry_out(made)
-        memory.carried_out(made, now)
+        refused = self._writer.carry_out(made)
+        news = memory.carried_out(made, now, refused)
         self._metrics.passed(key, made, time.perf_counter() - began)
-        return made.next_look
+        return SOONEST if news else made.next_look
 
     def _back_off(self, key: Key, error: Exception, failures: int) -> float:
         """Seconds until the next try: a conflict is a reason to look again, not to wait."""

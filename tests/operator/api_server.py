@@ -60,6 +60,9 @@ class ApiServer:
     now: datetime = START
     objects: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     ensured: dict[tuple[str, str], str] = field(default_factory=dict)
+    refusing: dict[str, str] = field(default_factory=dict)
+    """Kind -> what an admission webhook says of objects of that kind."""
+    refused: dict[tuple[str, str], str] = field(default_factory=dict)
     jobs: dict[str, TuningJob] = field(default_factory=dict)
     events: list[PostEvent] = field(default_factory=list)
     last_renewal: datetime | None = None
@@ -104,9 +107,11 @@ class ApiServer:
     def carry_out(self, action: Action) -> None:
         match action:
             case Ensure():
-                manifest = action.manifest
-                place = (manifest["kind"], manifest["metadata"]["name"])
-                self.ensured[place] = manifests.hash_of(manifest)
+                self.refused.pop(action.place, None)
+                if said := self.refusing.get(action.place[0]):
+                    self.refused[action.place] = said
+                else:
+                    self.ensured[action.place] = manifests.hash_of(action.manifest)
             case WriteAssignment():
                 self._write_assignment(action)
             case PatchStatus():

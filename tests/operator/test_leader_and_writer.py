@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from tests.operator.fake_api import Clock, FakeApi
 
-from trimwheel_api.errors import Conflict, Unavailable
+from trimwheel_api.errors import Conflict, Refused, Unavailable
 from trimwheel_operator.apply import Writer
 from trimwheel_operator.cluster import path_of
 from trimwheel_operator.leader import Leader, NotLeader
 from trimwheel_operator.plan.actions import (
+    Ensure,
     PatchStatus,
     Plan,
     PostEvent,
@@ -108,6 +109,34 @@ def test_a_conflict_ends_the_pass() -> None:
     with pytest.raises(Conflict):
         Writer(api, lambda: None).carry_out(Plan((write, event)))  # type: ignore[arg-type]
     assert api.writes == []
+
+
+def test_a_refused_worker_object_ends_nothing_and_is_told_with_what_was_said() -> None:
+    class Strict(FakeApi):
+        def apply(self, path: str, manifest: Any) -> Any:
+            if "deployments" in path:
+                raise Refused("admission webhook denied the request")
+            self.writes.append(("apply", path))
+            return manifest
+
+    api = Strict()
+    objects = [
+        Ensure({"kind": kind, "metadata": {"name": "m", "namespace": "ns"}})
+        for kind in ("Service", "Deployment", "Role")
+    ]
+    refused = Writer(api, lambda: None).carry_out(Plan(tuple(objects)))  # type: ignore[arg-type]
+    assert refused == {("Deployment", "m"): "admission webhook denied the request"}
+    assert [path.rsplit("/", 2)[1] for _, path in api.writes] == ["services", "roles"]
+
+
+def test_any_other_refusal_ends_the_pass() -> None:
+    class Strict(FakeApi):
+        def merge(self, path: str, body: Any) -> Any:
+            raise Refused(path)
+
+    write = WriteAssignment("ns", "m", {"epoch": 2}, "u", "1")
+    with pytest.raises(Refused):
+        Writer(Strict(), lambda: None).carry_out(Plan((write,)))  # type: ignore[arg-type]
 
 
 def test_an_event_told_before_is_no_failure() -> None:

@@ -10,8 +10,10 @@ import pytest
 from trimwheel_api import names, worker_config
 from trimwheel_api.kinds import AdaptiveModel, TuningRun
 from trimwheel_api.names import Reason
+from trimwheel_api.policy import DENSE
 from trimwheel_operator import manifests
 from trimwheel_operator.jobs import tuning_job
+from trimwheel_operator.plan.actions import WriteAssignment
 from trimwheel_operator.plan.observed import TuningJob
 from trimwheel_operator.plan.validation import first_mistake, mistakes
 from trimwheel_operator.settings import Settings, from_environment
@@ -82,6 +84,28 @@ def test_readiness_does_not_flap_at_a_change_but_a_worker_left_behind_shows(worl
     world.after(31).settle()
     ready = world.of_model.condition(names.READY)
     assert ready.status == "False" and "router-1" in ready.message
+
+
+def test_a_refused_worker_object_stalls_the_model_and_holds_up_no_decision(
+    promoted: World,
+) -> None:
+    """A policy engine refuses the new pods while audits show harm of what the old ones serve."""
+    promoted.refusing["Deployment"] = "403 admission webhook denied the request"
+    promoted.model(engine={"threads": 4})
+    promoted.after(5).tuning("drift", reason="Harmful")
+    promoted.report_drift("drift", "Harmful")
+    first = promoted.look().actions
+    assert isinstance(first[0], WriteAssignment)
+    assert promoted.assignment["stable"]["digest"] == DENSE.digest
+    promoted.after(1).look()
+    stalled = promoted.of_model.condition("Stalled")
+    assert (stalled.status, stalled.reason) == ("True", Reason.APPLY_REFUSED)
+    assert "Deployment router" in stalled.message and "webhook denied" in stalled.message
+    assert promoted.of_model.condition("Ready").status == "False"
+    promoted.refusing.clear()
+    promoted.after(1).settle()
+    assert promoted.of_model.condition("Stalled").status == "False"
+    assert promoted.of_model.condition("Ready").status == "True"
 
 
 def test_missing_workers_make_it_not_ready_and_not_reconciling(world: World) -> None:

@@ -15,9 +15,7 @@ EVIL = {"exit": {"enabled": True, "thresholds": ["0", "0"]}}
 
 def test_a_rollback_made_again_under_its_name_passes_the_gates_again(promoted: World) -> None:
     """Else a holder of `rollback` alone could put any document before everyone."""
-    promoted.after(5).rollout(
-        "back", policyDigest=DENSE.digest, type="Rollback", requestedBy="rob"
-    )
+    promoted.after(5).rollout("back", policyDigest=DENSE.digest, type="Rollback", requestedBy="rob")
     promoted.settle()
     assert promoted.of_rollout("back").phase == "RolledBack"
     promoted.delete("PolicyRollout", "back")
@@ -53,9 +51,7 @@ def test_another_policy_under_the_name_of_a_promoted_rollout_is_no_failed_guard(
 
 
 def test_a_crash_within_a_rollback_is_still_read_back(promoted: World) -> None:
-    promoted.after(5).rollout(
-        "back", policyDigest=DENSE.digest, type="Rollback", requestedBy="rob"
-    )
+    promoted.after(5).rollout("back", policyDigest=DENSE.digest, type="Rollback", requestedBy="rob")
     promoted.look(crash_after=1)
     assert promoted.assignment["rollout"] == "back"
     promoted.settle()

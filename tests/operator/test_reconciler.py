@@ -10,9 +10,7 @@ import pytest
 
 from trimwheel_api.errors import Conflict, Unavailable
 from trimwheel_operator.metrics import OperatorMetrics
-from trimwheel_operator.plan.actions import (
-    Plan,
-)
+from trimwheel_operator.plan.actions import Place, Plan
 from trimwheel_operator.plan.observed import ObservedState
 from trimwheel_operator.reconcile import Reconciler
 from trimwheel_operator.settings import Settings
@@ -34,10 +32,14 @@ class Script:
 
 
 class Nothing:
-    """A writer that counts."""
+    """A writer that writes nothing; `refuses` says which worker objects are refused."""
 
-    def carry_out(self, plan: Plan) -> None:
+    def __init__(self, refuses: dict[Place, str] | None = None) -> None:
+        self.refuses = refuses or {}
+
+    def carry_out(self, plan: Plan) -> dict[Place, str]:
         del plan
+        return self.refuses
 
 
 class Held:
@@ -48,8 +50,8 @@ class Held:
 KEY = ("team", "router")
 
 
-def running(gatherer: Script) -> Reconciler:
-    parts: Any = (gatherer, Nothing(), Held(), OperatorMetrics())
+def running(gatherer: Script, writer: Nothing | None = None) -> Reconciler:
+    parts: Any = (gatherer, writer or Nothing(), Held(), OperatorMetrics())
     reconciler = Reconciler(*parts)
     reconciler.start()
     return reconciler
@@ -79,6 +81,17 @@ async def test_a_failed_pass_is_tried_again(world: Any, error: Exception) -> Non
     reconciler.mark(KEY)
     await until(lambda: gatherer.looks >= 2)
     assert reconciler.alive()
+    await reconciler.stop()
+
+
+async def test_a_refused_object_is_looked_at_again_at_once_and_then_in_time(world: Any) -> None:
+    world.model(engine={"threads": 4})  # so that the plan asks for the Deployment
+    gatherer = Script(world, [])
+    reconciler = running(gatherer, Nothing({("Deployment", "router"): "denied"}))
+    reconciler.mark(KEY)
+    await until(lambda: gatherer.looks >= 2)
+    await asyncio.sleep(0.3)
+    assert gatherer.looks == 2
     await reconciler.stop()
 
 

@@ -211,6 +211,7 @@ class World(ApiServer):
                 deployment=DeploymentState(1, 1, wanted, wanted, len(self.pods))
                 if ("Deployment", MODEL) in self.ensured
                 else DeploymentState(1),
+                refused=dict(self.refused),
                 cluster_ip="127.96.0.9" if ("Service", MODEL) in self.ensured else "",
             ),
             evidence=self._evidence(rollouts),

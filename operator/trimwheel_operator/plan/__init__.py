@@ -22,7 +22,7 @@ from trimwheel_operator.plan.validation import first_mistake
 SOONEST = 0.05
 """Seconds; a look that is due at once still lets the API server breathe."""
 
-__all__ = ["plan"]
+__all__ = ["SOONEST", "plan"]
 
 
 def plan(state: ObservedState, now: datetime) -> Plan:
@@ -34,10 +34,10 @@ def plan(state: ObservedState, now: datetime) -> Plan:
     else:
         worker_objects = _model(draft, state.model)
     jobs = tuning.story(draft)
-    effects = [*worker_objects, *draft.effects(), *policies.patches(draft)]
-    # Jobs last: nothing that serves waits for a search.
+    # Decisions first: neither pods that the API server refuses nor a search may hold them up.
+    effects = [*draft.effects(), *worker_objects, *policies.patches(draft), *jobs]
     return Plan(
-        actions=tuple([*effects, *jobs]),
+        actions=tuple(effects),
         next_look=_next_look(draft),
         decided=tuple(draft.decided),
         actuations=tuple(draft.actuations),

@@ -13,6 +13,8 @@ from typing import Any, Literal
 from trimwheel_api.kinds.policy_rollout import GuardStatus
 
 Json = dict[str, Any]
+Place = tuple[str, str]
+"""(kind, name) of a worker object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +22,11 @@ class Ensure:
     """Make a worker object like this manifest (server-side apply)."""
 
     manifest: Json
+
+    @property
+    def place(self) -> Place:
+        """Which object this is."""
+        return self.manifest["kind"], self.manifest["metadata"]["name"]
 
 
 @dataclass(frozen=True, slots=True)

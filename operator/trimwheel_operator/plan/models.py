@@ -38,9 +38,10 @@ def worker_manifests(state: ObservedState, model: AdaptiveModel) -> list[Ensure]
     owner = owner_reference(model.kind, model.metadata)
     found = []
     for manifest in manifests.worker_objects(model, owner, state.settings):
-        place = (manifest["kind"], manifest["metadata"]["name"])
-        if state.children.check or state.children.hashes.get(place) != manifests.hash_of(manifest):
-            found.append(Ensure(manifest))
+        wanted = Ensure(manifest)
+        known = state.children.hashes.get(wanted.place)
+        if state.children.check or known != manifests.hash_of(manifest):
+            found.append(wanted)
     return found
 
 
@@ -166,10 +167,11 @@ def _report_policies(draft: Draft, choice: StableChoice) -> None:
 
 def _report_serving(draft: Draft, model: AdaptiveModel, mistake: SpecInvalid | None) -> None:
     deployment, wanted = draft.state.children.deployment, model.spec.replicas
-    if mistake is not None:
-        message = f"{mistake.sentence()}. What was applied before goes on serving"
-        draft.model_condition(names.STALLED, True, Reason.INVALID_SPEC, message)
-        draft.model_condition(names.RECONCILING, False, Reason.INVALID_SPEC, "")
+    if trouble := _trouble(draft.state, mistake):
+        reason, why = trouble
+        message = f"{why}. What was applied before goes on serving"
+        draft.model_condition(names.STALLED, True, reason, message)
+        draft.model_condition(names.RECONCILING, False, reason, "")
     else:
         draft.model_condition(names.STALLED, False, Reason.APPLIED, "")
         applied = deployment.applied(wanted)
@@ -184,11 +186,19 @@ def _report_serving(draft: Draft, model: AdaptiveModel, mistake: SpecInvalid | N
     message = f"{deployment.ready} of {wanted} workers are ready"
     if behind:
         message += f"; behind the current epoch: {', '.join(behind[:5])}"
-    if mistake is not None:
-        ready, message = False, mistake.sentence()
     reason = Reason.WORKERS_READY if ready else Reason.WORKERS_NOT_READY
-    reason = Reason.INVALID_SPEC if mistake is not None else reason
+    if trouble:
+        ready, (reason, message) = False, trouble
     draft.model_condition(names.READY, ready, reason, message)
+
+
+def _trouble(state: ObservedState, mistake: SpecInvalid | None) -> tuple[str, str] | None:
+    """Reason and message of what keeps the spec from being applied; None when nothing does."""
+    if mistake is not None:
+        return Reason.INVALID_SPEC, mistake.sentence()
+    for (kind, name), said in state.children.refused.items():
+        return Reason.APPLY_REFUSED, f"{kind} {name}: the API server refuses it: {said}"
+    return None
 
 
 def _behind(draft: Draft) -> list[str]:

@@ -70,6 +70,8 @@ class Children:
     """(kind, name) -> hash of the manifest it was last made from; absent objects are absent."""
     deployment: DeploymentState = DeploymentState()
     cluster_ip: str = ""
+    refused: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """(kind, name) -> what the API server said when it last refused this object."""
     check: bool = False
     """It is time to apply every manifest again, whatever the hashes say: somebody may have
     edited an object by hand."""
