@@ -15,7 +15,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -52,8 +52,8 @@ class Executor(Protocol):
     slots: int
     """Trials that run at the same time."""
 
-    def run(self, search: Search, signatures: Sequence[Signature]) -> list[Outcome]:
-        """One outcome for each signature, in order; never raises for a trial."""
+    def run(self, search: Search, signatures: Sequence[Signature]) -> Iterable[Outcome]:
+        """One outcome for each signature, in order, as they end; never raises for a trial."""
         ...
 
     def __enter__(self) -> Executor: ...
@@ -72,9 +72,9 @@ class SerialExecutor:
     name = "serial"
     slots = 1
 
-    def run(self, search: Search, signatures: Sequence[Signature]) -> list[Outcome]:
+    def run(self, search: Search, signatures: Sequence[Signature]) -> Iterator[Outcome]:
         """See `Executor`."""
-        return [_attempt(search, signature) for signature in signatures]
+        return (_attempt(search, signature) for signature in signatures)
 
     def __enter__(self) -> SerialExecutor:
         return self
@@ -125,21 +125,20 @@ class RayExecutor:
         self._task = ray.remote(num_cpus=1, max_retries=1, retry_exceptions=False)(_attempt)
         return self
 
-    def run(self, search: Search, signatures: Sequence[Signature]) -> list[Outcome]:
+    def run(self, search: Search, signatures: Sequence[Signature]) -> Iterator[Outcome]:
         """See `Executor`. The search data are put into the object store once a study."""
         import ray
 
         if self._shared is None or self._shared[0] is not search:
             self._shared = (search, ray.put(search))
         tasks = [self._task.remote(self._shared[1], signature) for signature in signatures]
-        outcomes: list[Outcome] = []
         for task, signature in zip(tasks, signatures, strict=True):
             try:
-                outcomes.append(ray.get(task))
+                outcome: Outcome = ray.get(task)
             except ray.exceptions.RayError as error:
                 reason = str(error).strip().splitlines()[-1]
-                outcomes.append(Failure(signature, f"{type(error).__name__}: {reason}"))
-        return outcomes
+                outcome = Failure(signature, f"{type(error).__name__}: {reason}")
+            yield outcome
 
     def __exit__(
         self,

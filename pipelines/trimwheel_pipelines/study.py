@@ -14,7 +14,7 @@ Called by `tune`. Leaves out certification: no certifying audit comes here.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import optuna
@@ -91,7 +91,8 @@ def run_study(
 ) -> Study:
     """Search `space` for at most `trials` trials, or until every point of it was judged.
 
-    `told` hears of each trial in order. Raises TrimwheelError when no trial succeeded.
+    `told` hears of each trial in order, as soon as it has ended. Raises TrimwheelError when no
+    trial succeeded.
     """
     sampler = TPESampler(seed=search.seed)
     optuna_study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
@@ -116,31 +117,29 @@ def run_study(
 
 def _judge(
     search: Search, asked: Sequence[Trial], known: dict[Signature, TrialResult], executor: Executor
-) -> list[TrialRecord]:
-    """Run the new signatures of a batch; fill `known`; one record for each trial asked."""
+) -> Iterator[TrialRecord]:
+    """Run the new signatures of a batch; fill `known`; one record for each trial asked, as it
+    ends."""
     signatures = [signature_of(trial.params, search.config) for trial in asked]
     fresh = [one for one in dict.fromkeys(signatures) if one not in known]
     failures: dict[Signature, str] = {}
-    for outcome in executor.run(search, fresh):
-        if isinstance(outcome, Failure):
-            failures[outcome.signature] = outcome.reason
-        else:
-            known[outcome.signature] = outcome
-    unseen = set(fresh)
-    records = []
+    outcomes = iter(executor.run(search, fresh))
     for trial, signature in zip(asked, signatures, strict=True):
+        unseen = signature not in known and signature not in failures
+        if unseen:  # outcomes come in the order in which signatures are first asked for
+            outcome = next(outcomes)
+            if isinstance(outcome, Failure):
+                failures[signature] = outcome.reason
+            else:
+                known[signature] = outcome
         result = known.get(signature)
-        records.append(
-            TrialRecord(
-                number=trial.number,
-                params=dict(trial.params),
-                result=result,
-                failure=failures.get(signature, ""),
-                repeated=result is not None and signature not in unseen,
-            )
+        yield TrialRecord(
+            number=trial.number,
+            params=dict(trial.params),
+            result=result,
+            failure=failures.get(signature, ""),
+            repeated=result is not None and not unseen,
         )
-        unseen.discard(signature)
-    return records
 
 
 def _tell(study: optuna.Study, trial: Trial, record: TrialRecord, search: Search) -> None:

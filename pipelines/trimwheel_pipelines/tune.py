@@ -173,9 +173,20 @@ class Tuning:
         for line in evidence.search_lines(search, [*space, *plan.knobs.replay], plan):
             log.info("%s", line)
 
-        def told(record: TrialRecord) -> None:
-            log.info("%s", evidence.trial_line(record, plan.trials))
+        so_far = Study()
 
+        def told(record: TrialRecord) -> None:
+            so_far.trials.append(record)
+            log.info("%s", evidence.trial_line(record, plan.trials))
+            self.reporter.progress(
+                "Searching",
+                f"{len(so_far.trials)} of at most {plan.trials} trials",
+                trials_done=len(so_far.trials),
+                model_run_trials=so_far.model_runs,
+            )
+
+        name = self.world.executor.name
+        self.reporter.phase("Searching", f"at most {plan.trials} trials on {name}", executor=name)
         with self.world.executor as executor:
             study = run_study(search, space, start, plan.trials, executor, told)
         self.reporter.check(plan.model)
@@ -185,6 +196,7 @@ class Tuning:
             f"{len(study.trials)} trials, {study.model_runs} ran the model; "
             f"best cost {best.cost:.3f} of full depth",
             trials_done=len(study.trials),
+            model_run_trials=study.model_runs,
             best_cost=decimal_string(best.cost, 4),
             best_risk=decimal_string(best.risk, 4),
         )

@@ -24,6 +24,8 @@ from trimwheel_pipelines.tuning_plan import timestamp
 
 log = logging.getLogger(__name__)
 
+PROGRESS_SECONDS = 2.0
+"""Progress is written no more often than this."""
 _TRIES = 8
 Truth = Literal["True", "False"]
 
@@ -46,6 +48,7 @@ class Reporter:
     uid: str
     clock: Callable[[], datetime]
     patience: Patience
+    _progressed: datetime | None = None
 
     def phase(self, phase: str, message: str, **fields: Any) -> None:
         """Running: the phase, what it waits for, and fields of the status that changed."""
@@ -56,6 +59,14 @@ class Reporter:
             reconciling=("True", Reason.RUNNING, f"{phase}: {message}"),
             stalled=("False", Reason.RUNNING, ""),
         )
+
+    def progress(self, phase: str, message: str, **fields: Any) -> None:
+        """`phase` for counts that move faster than people read: some of the calls are skipped."""
+        now = self.clock()
+        if self._progressed and (now - self._progressed).total_seconds() < PROGRESS_SECONDS:
+            return
+        self._progressed = now
+        self.phase(phase, message, **fields)
 
     def finish(self, outcome: str, reason: str, message: str, **fields: Any) -> None:
         """The end: success is Ready, everything else Stalled with its reason."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -81,9 +81,23 @@ class Counting(SerialExecutor):
     def __init__(self) -> None:
         self.ran: list[Signature] = []
 
-    def run(self, search: Search, signatures: Sequence[Signature]) -> list[Outcome]:
+    def run(self, search: Search, signatures: Sequence[Signature]) -> Iterator[Outcome]:
         self.ran += signatures
         return super().run(search, signatures)
+
+
+def test_each_trial_is_told_as_soon_as_it_has_ended(search: Search) -> None:
+    begun: list[Signature] = []
+
+    class Watched(SerialExecutor):
+        def run(self, search: Search, signatures: Sequence[Signature]) -> Iterator[Outcome]:
+            for signature in signatures:
+                begun.append(signature)
+                yield from super().run(search, [signature])
+
+    told: list[int] = []
+    run_study(search, _space(search), INCUMBENT, 4, Watched(), lambda _: told.append(len(begun)))
+    assert told == [1, 2, 3, 4], "four proposals are one batch, and none waits for the others"
 
 
 def test_a_signature_is_run_once_however_often_it_is_proposed(search: Search) -> None:
@@ -108,14 +122,10 @@ class Failing(SerialExecutor):
     def __init__(self, bad: int) -> None:
         self.bad = bad
 
-    def run(self, search: Search, signatures: Sequence[Signature]) -> list[Outcome]:
-        found = super().run(search, signatures)
-        return [
-            Failure(one.signature, "OOM")
-            if one.signature.top_k == self.bad or not self.bad
-            else one
-            for one in found
-        ]
+    def run(self, search: Search, signatures: Sequence[Signature]) -> Iterator[Outcome]:
+        for one in super().run(search, signatures):
+            failed = one.signature.top_k == self.bad or not self.bad
+            yield Failure(one.signature, "OOM") if failed else one
 
 
 def test_a_failed_trial_leaves_the_others_right(search: Search) -> None:
@@ -129,7 +139,7 @@ def test_a_failed_trial_leaves_the_others_right(search: Search) -> None:
 
 def test_a_missing_model_is_a_failed_trial_with_a_reason(search: Search) -> None:
     blind = replace(search, model=None)
-    outcome = SerialExecutor().run(blind, [Signature(1, 0.0)])[0]
+    outcome = next(SerialExecutor().run(blind, [Signature(1, 0.0)]))
     assert isinstance(outcome, Failure) and "inputs" in outcome.reason
 
 

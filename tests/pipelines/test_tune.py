@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -10,8 +12,11 @@ from trimwheel_api.kinds import AdaptiveModel, AdaptivePolicy, PolicyRollout, Tu
 from trimwheel_api.kinds.adaptive_model import AdaptiveModelStatus
 from trimwheel_api.kinds.tuning_run import TuningRunSpec
 from trimwheel_api.policy import parse_policy
+from trimwheel_pipelines.executors import Outcome, SerialExecutor
+from trimwheel_pipelines.trials import Search
 from trimwheel_pipelines.tune import tune
 from trimwheel_workers.model.artifact import LoadedModel
+from trimwheel_workers.model.config import Signature
 
 
 def test_a_run_certifies_a_cheaper_policy_and_asks_for_its_rollout(
@@ -26,6 +31,7 @@ def test_a_run_certifies_a_cheaper_policy_and_asks_for_its_rollout(
     assert stage.condition(names.STALLED)[0] == stage.condition(names.RECONCILING)[0] == "False"
     assert status.phase == "Finished" and status.finished_at and status.started_at
     assert status.search_records == 300 and status.trials_done == 3
+    assert status.executor == "serial" and 0 < status.model_run_trials < 3
     policy = stage.objects.get(AdaptivePolicy, "shop", status.policy)
     document = parse_policy(policy.spec.policy, exits=3, experts=3)
     assert document.digest == status.policy_digest == policy.spec.certificate.policy_digest
@@ -40,6 +46,28 @@ def test_a_run_certifies_a_cheaper_policy_and_asks_for_its_rollout(
     assert rollout.spec.policy_digest == document.digest
     assert rollout.spec.requested_by.endswith(":trimwheel-pipelines")
     assert not rollout.spec.allow_uncertified and rollout.spec.steps is None
+
+
+def test_the_status_counts_trials_while_they_run_and_not_more_often_than_people_read(
+    stage: Any, model: LoadedModel
+) -> None:
+    """Trials that take a second each: every second or third of them is written down."""
+
+    class Slow(SerialExecutor):
+        def run(self, search: Search, signatures: Sequence[Signature]) -> Iterator[Outcome]:
+            for outcome in super().run(search, signatures):
+                stage.now += timedelta(seconds=1)
+                yield outcome
+
+    stage.world = replace(stage.world, executor=Slow())
+    budget = {"searchRecords": 300, "certifyRecords": 300, "trials": 6, "timeout": "1m"}
+    stage.declare(model.digest, tuning=budget)
+    stage.traffic.write(400, stage.before)
+    stage.traffic.write(400, stage.after)
+    stage.start()
+    written = [one.status for one in stage.objects.history if isinstance(one, TuningRun)]
+    counts = [status.trials_done for status in written if status.phase == "Searching"]
+    assert list(dict.fromkeys(counts)) == [0, 1, 3, 5, 6]
 
 
 def test_a_second_start_of_the_job_changes_nothing(stage: Any, model: LoadedModel) -> None:
@@ -120,6 +148,7 @@ def test_without_inputs_only_thresholds_change(stage: Any, model: LoadedModel) -
     policy = stage.objects.list(AdaptivePolicy)[0]
     assert set(policy.spec.policy) == {"exit"}
     assert stage.run.status.trials_done == 1
+    assert stage.run.status.model_run_trials == 0
 
 
 def test_records_of_another_model_do_not_count(stage: Any, model: LoadedModel) -> None:

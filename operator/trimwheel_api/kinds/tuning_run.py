@@ -69,7 +69,11 @@ class TuningRunStatus(ConditionedStatus):
     phase: str = Field(
         default="", description="Collecting, Searching, Certifying, Registering or Finished."
     )
+    executor: str = Field(default="", description="Where trials run: ray or serial.")
     trials_done: int = Field(default=0, description="Optuna trials told.")
+    model_run_trials: int = Field(
+        default=0, description="Trials that ran the model; the others replayed records alone."
+    )
     search_records: int = Field(default=0, description="Audits the search used.")
     certify_records: int = Field(default=0, description="Fresh audits collected so far.")
     certify_needed: int = Field(default=0, description="Fresh audits of the next look.")
