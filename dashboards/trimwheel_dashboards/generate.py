@@ -15,7 +15,7 @@ import click
 import yaml
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
-from trimwheel_console import NEGATIVE, emit, output_option
+from trimwheel_console import keep_current, output_option
 from trimwheel_dashboards.alerts import alert_rules
 from trimwheel_dashboards.rollout import rollout
 from trimwheel_dashboards.rules import recording_rules
@@ -69,20 +69,7 @@ def _numbered(board: Any) -> dict[str, Any]:
 @output_option
 def main(check: bool, output: str) -> None:
     """Generate the chart's dashboards and rules."""
-    stale = [
-        path
-        for path, content in files().items()
-        if not path.is_file() or path.read_text() != content
-    ]
-    if not check:
-        for path in stale:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(files()[path])
-    names = [str(path.relative_to(CHART_FILES)) for path in stale]
-    said = "not current" if check else "written"
-    emit({said.replace(" ", "_"): names}, output, table=f"{said}: {', '.join(names) or 'none'}")
-    if check and stale:
-        click.get_current_context().exit(NEGATIVE)
+    keep_current(files(), CHART_FILES, check=check, output=output)
 
 
 if __name__ == "__main__":

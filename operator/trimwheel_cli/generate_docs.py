@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from trimwheel_cli.reference import cli_page, kinds_page, metrics_page, policy_page
-from trimwheel_console import NEGATIVE, emit, output_option
+from trimwheel_console import keep_current, output_option
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 
@@ -32,17 +32,7 @@ def pages() -> dict[Path, str]:
 @output_option
 def main(check: bool, output: str) -> None:
     """Generate docs/reference."""
-    made = pages()
-    stale = [path for path, text in made.items() if not path.is_file() or path.read_text() != text]
-    if not check:
-        for path in stale:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(made[path])
-    names = [path.name for path in stale]
-    said = "not current" if check else "written"
-    emit({said.replace(" ", "_"): names}, output, table=f"{said}: {', '.join(names) or 'none'}")
-    if check and stale:
-        click.get_current_context().exit(NEGATIVE)
+    keep_current(pages(), REFERENCE, check=check, output=output)
 
 
 if __name__ == "__main__":

@@ -22,25 +22,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trimwheel_api.errors import SpecInvalid, Unavailable
-from trimwheel_api.records import COLUMNS, parse_segment_name, segment_folder
+from trimwheel_api.records import parse_segment_name, segment_folder
+from trimwheel_workers.records.segments import SCHEMA
 
 log = logging.getLogger(__name__)
 
 QUARANTINE = "quarantine"
-_ARROW = {
-    "string": pa.string(),
-    "float64": pa.float64(),
-    "float32": pa.float32(),
-    "int32": pa.int32(),
-    "int64": pa.int64(),
-    "bool": pa.bool_(),
-    "list<float32>": pa.list_(pa.float32()),
-    "list<int32>": pa.list_(pa.int32()),
-}
-SCHEMA = pa.schema(
-    [pa.field(column.name, _ARROW[column.type], nullable=column.nullable) for column in COLUMNS]
-)
-"""Columns of a segment as Arrow types, from the contract's table."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import re
 
 import pytest
 import yaml
-from repository import ROOT
+from tests.repo.repository import ROOT
 
 from trimwheel_operator.manifests import unprivileged
 

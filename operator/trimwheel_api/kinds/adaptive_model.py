@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
-from trimwheel_api.kinds.common import ConditionedStatus, Resource, Spec, Status, to_key
+from trimwheel_api.kinds.common import ConditionedStatus, Resource, Spec, Status, ruled
 from trimwheel_api.values import Digest, Duration, Fraction, Percent, PositiveNumber, Quantity
 
 Knob = Literal["exit.thresholds", "moe.topK", "moe.routerBlend"]
@@ -157,17 +157,10 @@ class TuningSpec(Spec):
 class Step(Spec):
     """One step of a rollout."""
 
-    model_config = ConfigDict(
-        alias_generator=to_key,
-        populate_by_name=True,
-        extra="forbid",
-        json_schema_extra={
-            "x-kubernetes-validations": [
-                {
-                    "rule": "self.weight != '0%' || self.minRequests == 0",
-                    "message": "minRequests must be 0 at weight 0% (a shadow serves nobody)",
-                }
-            ]
+    model_config = ruled(
+        {
+            "rule": "self.weight != '0%' || self.minRequests == 0",
+            "message": "minRequests must be 0 at weight 0% (a shadow serves nobody)",
         },
     )
     weight: Percent = Field(description='Share of cohorts on the candidate; "0%" is a shadow.')

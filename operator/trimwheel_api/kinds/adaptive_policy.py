@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from trimwheel_api.kinds.common import (
     ConditionedStatus,
@@ -15,7 +15,7 @@ from trimwheel_api.kinds.common import (
     Spec,
     Status,
     immutable,
-    to_key,
+    ruled,
 )
 from trimwheel_api.values import Digest, Fraction, Name, PositiveNumber
 
@@ -57,12 +57,7 @@ class MlflowReference(Spec):
 class AdaptivePolicySpec(Spec):
     """The policy and where it comes from."""
 
-    model_config = ConfigDict(
-        alias_generator=to_key,
-        populate_by_name=True,
-        extra="forbid",
-        json_schema_extra={"x-kubernetes-validations": [immutable("spec")]},
-    )
+    model_config = ruled(immutable("spec"))
     model: Name = Field(description="AdaptiveModel that it is for.")
     policy: dict[str, Any] = Field(
         default_factory=dict,

@@ -142,6 +142,11 @@ def dump(model: BaseModel) -> dict[str, Any]:
     return model.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
+def ruled(*rules: dict[str, Any]) -> ConfigDict:
+    """Cross-field CEL rules of a spec, beside the settings that it inherits."""
+    return ConfigDict(json_schema_extra={"x-kubernetes-validations": list(rules)})
+
+
 def immutable(what: str) -> dict[str, Any]:
     """CEL: this whole object never changes."""
     return {

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
-from trimwheel_api.kinds.common import Resource, Spec, Status, immutable, to_key
+from trimwheel_api.kinds.common import Resource, Spec, Status, immutable, ruled
 from trimwheel_api.values import Digest, Name
 
 
 class PolicyApprovalSpec(Spec):
     """Who decides what on which rollout."""
 
-    model_config = ConfigDict(
-        alias_generator=to_key,
-        populate_by_name=True,
-        extra="forbid",
-        json_schema_extra={"x-kubernetes-validations": [immutable("spec")]},
-    )
+    model_config = ruled(immutable("spec"))
     rollout: Name = Field(description="PolicyRollout that is decided on.")
     rollout_uid: str = Field(description="metadata.uid of that rollout.", max_length=64)
     policy_digest: Digest = Field(description="Digest that the rollout names.")

@@ -6,9 +6,9 @@ It is the durable record of a rollout: statuses mirror it. `epoch` grows with ev
 
 from __future__ import annotations
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
-from trimwheel_api.kinds.common import Resource, Spec, Status, to_key
+from trimwheel_api.kinds.common import Resource, Spec, Status, ruled
 from trimwheel_api.policy import MAX_DOCUMENT_BYTES
 from trimwheel_api.values import Digest, Fraction
 
@@ -33,22 +33,15 @@ class AssignedPolicy(Spec):
 class PolicyAssignmentSpec(Spec):
     """What every worker of the model does."""
 
-    model_config = ConfigDict(
-        alias_generator=to_key,
-        populate_by_name=True,
-        extra="forbid",
-        json_schema_extra={
-            "x-kubernetes-validations": [
-                {
-                    "rule": _MONOTONE,
-                    "message": "epoch must grow when anything but renewals changes, and renewals "
-                    "never shrink within an epoch",
-                },
-                {
-                    "rule": "self.weightBasisPoints == 0 || has(self.candidate)",
-                    "message": "weightBasisPoints must be 0 without a candidate",
-                },
-            ]
+    model_config = ruled(
+        {
+            "rule": _MONOTONE,
+            "message": "epoch must grow when anything but renewals changes, and renewals "
+            "never shrink within an epoch",
+        },
+        {
+            "rule": "self.weightBasisPoints == 0 || has(self.candidate)",
+            "message": "weightBasisPoints must be 0 without a candidate",
         },
     )
     epoch: int = Field(description="Grows with every change.", ge=1)

@@ -6,20 +6,20 @@ freezes the model's rules into `status.effective` at the start and never loosens
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, JsonValue
+from pydantic import Field
 
 from trimwheel_api.kinds.adaptive_model import RolloutSpec, Step
-from trimwheel_api.kinds.common import ConditionedStatus, Resource, Spec, Status, to_key
+from trimwheel_api.kinds.common import ConditionedStatus, Resource, Spec, Status, ruled
 from trimwheel_api.values import Digest, Fraction, Name
 
 FROZEN = ("model", "policy", "policyDigest", "type", "requestedBy", "allowUncertified", "reason")
 _OPTIONAL = ("steps",)
 
 
-def _frozen_rules() -> list[JsonValue]:
-    rules: list[JsonValue] = [
+def _frozen_rules() -> list[dict[str, Any]]:
+    rules: list[dict[str, Any]] = [
         {
             "rule": f"self.{field} == oldSelf.{field}",
             "message": f"spec.{field} is immutable: only paused and abort may change",
@@ -46,22 +46,15 @@ def _frozen_rules() -> list[JsonValue]:
 class PolicyRolloutSpec(Spec):
     """Which policy, how, and who asks."""
 
-    model_config = ConfigDict(
-        alias_generator=to_key,
-        populate_by_name=True,
-        extra="forbid",
-        json_schema_extra={
-            "x-kubernetes-validations": [
-                *_frozen_rules(),
-                {
-                    "rule": "self.type != 'Rollback' || !has(self.steps)",
-                    "message": "spec.steps must be unset for type Rollback, which is immediate",
-                },
-                {
-                    "rule": "self.type == 'Rollback' || self.policy != ''",
-                    "message": "spec.policy must name an AdaptivePolicy for type Canary",
-                },
-            ]
+    model_config = ruled(
+        *_frozen_rules(),
+        {
+            "rule": "self.type != 'Rollback' || !has(self.steps)",
+            "message": "spec.steps must be unset for type Rollback, which is immediate",
+        },
+        {
+            "rule": "self.type == 'Rollback' || self.policy != ''",
+            "message": "spec.policy must name an AdaptivePolicy for type Canary",
         },
     )
     model: Name = Field(description="AdaptiveModel whose policy changes.")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from trimwheel_api.kinds.adaptive_model import DriftState, Knob
 from trimwheel_api.kinds.adaptive_policy import Certificate
@@ -16,7 +16,7 @@ from trimwheel_api.kinds.common import (
     Resource,
     Spec,
     immutable,
-    to_key,
+    ruled,
 )
 from trimwheel_api.values import Duration, Fraction, Name
 
@@ -42,12 +42,7 @@ class TuningRisk(Spec):
 class TuningRunSpec(Spec):
     """What is searched, and why."""
 
-    model_config = ConfigDict(
-        alias_generator=to_key,
-        populate_by_name=True,
-        extra="forbid",
-        json_schema_extra={"x-kubernetes-validations": [immutable("spec")]},
-    )
+    model_config = ruled(immutable("spec"))
     model: Name = Field(description="AdaptiveModel to tune.")
     reason: TuningReason = Field(default="Manual", description="Why it runs.")
     budget: TuningBudget = Field(default_factory=TuningBudget, description="What it may spend.")

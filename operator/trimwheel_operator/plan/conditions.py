@@ -13,6 +13,8 @@ from trimwheel_api.kinds import Condition
 from trimwheel_operator.plan.clock import to_text
 
 State = Literal["True", "False", "Unknown"]
+Row = tuple[str, State | bool, str, str]
+"""Type, status, reason and message of a condition."""
 
 
 def truth(value: bool) -> State:
@@ -50,6 +52,16 @@ def with_condition(
         return [*kept, after]
     kept[place] = after
     return kept
+
+
+def with_conditions(
+    conditions: Iterable[Condition], rows: Iterable[Row], *, now: datetime, generation: int
+) -> list[Condition]:
+    """The list with all of these."""
+    found = list(conditions)
+    for kind, state, reason, message in rows:
+        found = with_condition(found, kind, state, reason, message, now=now, generation=generation)
+    return found
 
 
 def is_true(conditions: Iterable[Condition], kind: str) -> bool:

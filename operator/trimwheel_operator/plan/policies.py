@@ -12,7 +12,7 @@ from trimwheel_api.names import Reason
 from trimwheel_api.policy import Policy, parse_policy
 from trimwheel_operator.plan.actions import Action
 from trimwheel_operator.plan.certificates import Standing, revocation, standing
-from trimwheel_operator.plan.conditions import with_condition
+from trimwheel_operator.plan.conditions import Row, with_conditions
 from trimwheel_operator.plan.draft import Draft, status_patch
 
 
@@ -35,7 +35,7 @@ def status_of(draft: Draft, policy: AdaptivePolicy) -> AdaptivePolicyStatus:
     certified = _standing(draft, policy, parsed, model)
     active = _active(draft, parsed.digest)
     where = ", ".join(one.arm for one in active)
-    rows = [
+    rows: list[Row] = [
         (names.READY, True, Reason.ACCEPTED, "the document is valid"),
         (names.RECONCILING, False, Reason.ACCEPTED, ""),
         (names.STALLED, False, Reason.ACCEPTED, ""),
@@ -72,7 +72,7 @@ def _active(draft: Draft, digest: str) -> list[ActiveIn]:
 
 
 def _invalid(policy: AdaptivePolicy, error: PolicyInvalid, now: datetime) -> AdaptivePolicyStatus:
-    rows = [
+    rows: list[Row] = [
         (names.READY, False, Reason.POLICY_INVALID, error.sentence()),
         (names.RECONCILING, False, Reason.POLICY_INVALID, ""),
         (names.STALLED, True, Reason.POLICY_INVALID, error.sentence()),
@@ -84,18 +84,7 @@ def _invalid(policy: AdaptivePolicy, error: PolicyInvalid, now: datetime) -> Ada
     )
 
 
-def _conditions(
-    policy: AdaptivePolicy, rows: list[tuple[str, bool, str, str]], now: datetime
-) -> list[Condition]:
-    conditions = list(policy.status.conditions)
-    for kind, state, reason, message in rows:
-        conditions = with_condition(
-            conditions,
-            kind,
-            state,
-            reason,
-            message,
-            now=now,
-            generation=policy.metadata.generation,
-        )
-    return conditions
+def _conditions(policy: AdaptivePolicy, rows: list[Row], now: datetime) -> list[Condition]:
+    return with_conditions(
+        policy.status.conditions, rows, now=now, generation=policy.metadata.generation
+    )

@@ -13,12 +13,10 @@ from trimwheel_api.names import Reason
 from trimwheel_operator.jobs import tuning_job
 from trimwheel_operator.plan.actions import Action, CreateJob, DeleteJob
 from trimwheel_operator.plan.clock import to_text
-from trimwheel_operator.plan.conditions import State, with_condition
+from trimwheel_operator.plan.conditions import Row, with_conditions
 from trimwheel_operator.plan.draft import Draft, status_patch
 from trimwheel_operator.plan.observed import ObservedState, TuningJob
 from trimwheel_operator.plan.validation import first_mistake
-
-_Row = tuple[str, State | bool, str, str]
 
 
 def story(draft: Draft) -> list[Action]:
@@ -82,7 +80,7 @@ def _create(draft: Draft, run: TuningRun, model: AdaptiveModel) -> list[Action]:
     manifest = tuning_job(run, timeout, draft.state.settings)
     message = f"Job {manifest['metadata']['name']} in {draft.state.settings.release_namespace}"
     draft.tell(run.kind, run.metadata, Reason.JOB_CREATED, message, key="job")
-    rows: list[_Row] = [
+    rows: list[Row] = [
         (names.READY, False, Reason.RUNNING, "no outcome yet"),
         (names.RECONCILING, True, Reason.JOB_CREATED, message),
         (names.STALLED, False, Reason.JOB_CREATED, ""),
@@ -100,7 +98,7 @@ def _follow(draft: Draft, run: TuningRun, job: TuningJob) -> list[Action]:
 def _fail(draft: Draft, run: TuningRun, message: str) -> list[Action]:
     text = f"{message}; the incumbent policy stays"
     draft.tell(run.kind, run.metadata, Reason.JOB_FAILED, text, "Warning", key="failed")
-    rows: list[_Row] = [
+    rows: list[Row] = [
         (names.READY, False, Reason.JOB_FAILED, text),
         (names.RECONCILING, False, Reason.JOB_FAILED, ""),
         (names.STALLED, True, Reason.JOB_FAILED, text),
@@ -110,7 +108,7 @@ def _fail(draft: Draft, run: TuningRun, message: str) -> list[Action]:
 
 
 def _wait(draft: Draft, run: TuningRun, message: str) -> list[Action]:
-    rows: list[_Row] = [
+    rows: list[Row] = [
         (names.READY, False, Reason.RUNNING, message),
         (names.RECONCILING, True, Reason.RUNNING, message),
         (names.STALLED, False, Reason.RUNNING, ""),
@@ -120,7 +118,7 @@ def _wait(draft: Draft, run: TuningRun, message: str) -> list[Action]:
 
 def _missing_model(draft: Draft, run: TuningRun) -> list[Action]:
     message = f"spec.model: there is no AdaptiveModel {run.spec.model!r} in this namespace"
-    rows: list[_Row] = [
+    rows: list[Row] = [
         (names.READY, False, Reason.MODEL_NOT_FOUND, message),
         (names.RECONCILING, False, Reason.MODEL_NOT_FOUND, ""),
         (names.STALLED, True, Reason.MODEL_NOT_FOUND, message),
@@ -128,22 +126,14 @@ def _missing_model(draft: Draft, run: TuningRun) -> list[Action]:
     return _patch(draft, run, rows)
 
 
-def _patch(draft: Draft, run: TuningRun, rows: list[_Row], **changes: str) -> list[Action]:
-    conditions = list(run.status.conditions)
-    for kind, state, reason, message in rows:
-        conditions = with_condition(
-            conditions,
-            kind,
-            state,
-            reason,
-            message,
-            now=draft.now,
-            generation=run.metadata.generation,
-        )
+def _patch(draft: Draft, run: TuningRun, rows: list[Row], **changes: str) -> list[Action]:
+    generation = run.metadata.generation
     after: TuningRunStatus = run.status.model_copy(
         update={
-            "conditions": conditions,
-            "observed_generation": run.metadata.generation,
+            "conditions": with_conditions(
+                run.status.conditions, rows, now=draft.now, generation=generation
+            ),
+            "observed_generation": generation,
             **changes,
         }
     )

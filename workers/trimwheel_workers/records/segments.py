@@ -1,7 +1,7 @@
 """Records as Parquet segments, and how one reaches the store: whole or not at all.
 
-Called by the writer's thread. Columns and names are `trimwheel_api.records`'; a record is a tuple
-in the order of its columns.
+Called by the writer's thread; pipelines read by the same SCHEMA. Columns and names are
+`trimwheel_api.records`'; a record is a tuple in the order of its columns.
 """
 
 from __future__ import annotations
