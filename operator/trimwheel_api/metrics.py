@@ -47,7 +47,6 @@ LABEL_MEANINGS = {
     "agree": "true or false: the same answer as full depth",
     "layer": "layer number, from 1",
     "expert": "expert index, from 0",
-    "state": "what the worker did with it",
     "verdict": "Pass, Fail or NotEnoughEvidence",
     "action": "what the operator decided",
     "reason": "why",

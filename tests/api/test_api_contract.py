@@ -117,7 +117,7 @@ def test_metric_names_are_unique_and_every_label_has_a_meaning():
     known = [metric.name for metric in metrics.METRICS]
     assert len(known) == len(set(known))
     used = {label for metric in metrics.METRICS for label in metric.labels}
-    assert used <= set(metrics.LABEL_MEANINGS), used - set(metrics.LABEL_MEANINGS)
+    assert used == set(metrics.LABEL_MEANINGS), used ^ set(metrics.LABEL_MEANINGS)
 
 
 def test_metrics_about_models_of_other_namespaces_say_which():

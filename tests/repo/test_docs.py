@@ -61,7 +61,7 @@ def test_paths_of_ours_in_prose_exist(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_commands_in_the_docs_are_verbs_that_exist(page):
-    """`trimwheel VERB` in a code block or inline code names a verb, with options it has."""
+    """`trimwheel VERB` in a code block or inline code is a verb, with options it has and needs."""
     text = (ROOT / page).read_text()
     blocks = re.findall(r"```.*?\n(.*?)```", text, re.DOTALL) + re.findall(r"`([^`\n]+)`", text)
     for block in blocks:
@@ -93,6 +93,14 @@ def _check_call(page: Path, line: str) -> None:
         known = {option for param in command.params for option in param.opts} | {"-h", "--help"}
         used = {word.split("=")[0] for word in words if re.match(r"--?[a-z]", word)}
         assert used <= known, f"{page}: {line}"
+        # A bare verb is a mention; with an argument it is a line to copy.
+        needed = [
+            one.opts
+            for one in command.params
+            if isinstance(one, click.Option) and one.required and not one.envvar
+        ]
+        missing = [opts for opts in needed if words and not used & set(opts)]
+        assert not missing, f"{page}: {line} lacks {missing}"
 
 
 def test_the_reference_names_every_metric_kind_and_verb():
