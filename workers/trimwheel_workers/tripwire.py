@@ -78,8 +78,8 @@ class Tripwire:
         """Note a batch without candidate rows: the control."""
         bad = ran.failed or self._grossly_slow(ran)
         self._stable.append(bad)
-        if bad or self._usual(ran):
-            self._controlled = not bad
+        # Once controlled, a batch costs no look at the yardstick until a slow one comes.
+        self._controlled = not bad and (self._controlled or self._usual(ran))
         if not ran.failed:
             self._yardstick.append(ran)
 
