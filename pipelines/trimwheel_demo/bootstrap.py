@@ -16,6 +16,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -88,13 +89,72 @@ class StepFailed(Exception):
 # --- checks -----------------------------------------------------------------------------------
 
 
-def problems(steps: list[str]) -> list[str]:
+def problems(steps: list[str], plan: str = "setup") -> list[str]:
     """What stands in the way, each with its remedy; empty when nothing does."""
+    found = [_python_problem(), *_input_problems()]
     missing = [name for name in steps if not is_cached(name)]
-    found = [_python_problem(), _memory_problem(), _disk_problem(missing)]
+    found += [_memory_problem(), _disk_problem(missing)]
     if "binaries" in missing:
         found.append(_go_problem())
+    if plan == "demo" and not os.environ.get("TRIMWHEEL_USE_KUBECONFIG"):
+        found.append(_port_problem())
     return [text for text in found if text]
+
+
+def _input_problems() -> list[str]:
+    """Options that could not work; the demo itself looks closer, once its packages are there."""
+    found = []
+    for name in ("SEED", "TRIMWHEEL_INDEX"):
+        text = os.environ.get(name) or "0"
+        if not (text.isascii() and text.isdigit()):
+            found.append(
+                f"{name} must be a whole number, but is {text!r}: leave it out, or {name}=1"
+            )
+    policy = os.environ.get("BAD_POLICY")
+    if policy and not os.access(policy, os.R_OK):
+        found.append(f"BAD_POLICY names {policy!r}, which cannot be read: name a JSON or YAML file")
+    return found
+
+
+def _port_problem() -> str:
+    """The API server's and the kubelet's ports; Services and pods have addresses of their own."""
+    sys.path.insert(0, str(ROOT / "operator"))
+    try:
+        from trimwheel_api.errors import InvalidInput
+        from trimwheel_local.layout import Layout
+        from trimwheel_local.processes import ProcessId
+    finally:
+        sys.path.pop(0)
+    state = Path(os.environ.get("TRIMWHEEL_STATE") or ROOT / ".trimwheel")
+    index = os.environ.get("TRIMWHEEL_INDEX") or "0"
+    if not index.isdigit():
+        return ""  # said already
+    try:
+        layout = Layout(state, int(index))
+    except InvalidInput as error:
+        return f"TRIMWHEEL_INDEX: {error}"
+    record = json.loads(layout.record.read_text()) if layout.record.exists() else {}
+    supervisor = ProcessId.load(record.get("process"))
+    if supervisor is not None and supervisor.alive():
+        return ""  # a cluster of ours, which the demo removes or uses
+    taken = [port for port in (layout.api_port, layout.kubelet_port) if not _is_free(port)]
+    if not taken:
+        return ""
+    ports = " and ".join(str(port) for port in taken)
+    return (
+        f"port {ports} of 127.0.0.1 is taken: stop what listens there (`make down` in another "
+        f"checkout?), or choose other ports with TRIMWHEEL_INDEX={int(index) + 1}"
+    )
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def _python_problem() -> str:
@@ -110,7 +170,10 @@ def _go_problem() -> str:
     remedy = "install Go 1.26, or 1.21 and newer with toolchain download, from go.dev/dl"
     go = shutil.which("go")
     if go is None:
-        return f"go is not on PATH: {remedy}; or set KUBEBUILDER_ASSETS for the control plane"
+        return (
+            f"go is not on PATH: {remedy} (KUBEBUILDER_ASSETS supplies etcd, kube-apiserver and "
+            "kubectl alone: the other binaries are built all the same)"
+        )
     text = subprocess.run([go, "version"], capture_output=True, text=True, cwd="/").stdout
     found = re.search(r"go(\d+)\.(\d+)", text)
     version = (int(found[1]), int(found[2])) if found else (0, 0)
@@ -404,7 +467,7 @@ def main() -> int:
     parser.add_argument("--plan", default="setup", choices=[*PLANS, "quiet"])
     options = parser.parse_args()
     names = [name for name in options.steps.split(",") if name]
-    found = problems(names)
+    found = problems(names, options.plan)
     if found:
         sys.stderr.write("This machine is not ready:\n")
         sys.stderr.write("".join(f"  - {text}\n" for text in found))

@@ -16,6 +16,7 @@ import click
 
 from trimwheel_api.errors import SetupFailed
 from trimwheel_console import NEGATIVE, emit, output_option
+from trimwheel_console.exits import ErrorHandling
 from trimwheel_demo import load as generator
 from trimwheel_demo.places import MODEL, default_places
 
@@ -100,7 +101,9 @@ def load_status(seconds: int, output: str) -> None:
         sys.exit(NEGATIVE)
 
 
-@click.group(short_help="Play or remove the demo (what make demo and make down call).")
+@click.group(
+    cls=ErrorHandling, short_help="Play or remove the demo (what make demo and make down call)."
+)
 def demo() -> None:
     """The whole loop on one machine: train, serve, drift, tune, approve, roll back.
 

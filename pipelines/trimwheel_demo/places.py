@@ -6,15 +6,18 @@ Used by every module of this package; reads the environment, touches no file.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from trimwheel_api.errors import InvalidInput
+from trimwheel_local.names import MAX_INDEX
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMESPACE = "snippets"
 MODEL = "snippets"
 MODEL_NAME = "trimwheel-demo.snippets"
 """MLflow registered model of the trained weights."""
-DEMO_INDEX = 0
 APPROVER, EDITOR, WAIVER, OPERATOR_ON_CALL = "alice", "bob", "carol", "dave"
 """People of the story: who may approve, who may only edit, who may waive, who may roll back."""
 
@@ -24,7 +27,7 @@ class Places:
     """Folders and files of one demo."""
 
     state: Path
-    index: int = DEMO_INDEX
+    index: int = 0
 
     @property
     def demo(self) -> Path:
@@ -47,11 +50,6 @@ class Places:
         return self.demo / "load"
 
     @property
-    def model(self) -> Path:
-        """Copy of the trained artifact that was logged to MLflow."""
-        return self.demo / "model"
-
-    @property
     def session(self) -> Path:
         """What `trimwheel env` and `make down` need to know of a running demo."""
         return self.demo / "session.json"
@@ -60,5 +58,14 @@ class Places:
 def default_places(index: int | None = None) -> Places:
     """The places of this checkout; TRIMWHEEL_STATE moves the state folder."""
     state = Path(os.environ.get("TRIMWHEEL_STATE") or ROOT / ".trimwheel")
-    number = int(os.environ.get("TRIMWHEEL_INDEX") or DEMO_INDEX) if index is None else index
+    number = whole_number(os.environ, "TRIMWHEEL_INDEX", MAX_INDEX) if index is None else index
     return Places(state.resolve(), number)
+
+
+def whole_number(environ: Mapping[str, str], name: str, largest: int) -> int:
+    """A variable that holds a number; 0 when it is unset. Raises InvalidInput."""
+    text = environ.get(name) or "0"
+    if not (text.isascii() and text.isdigit()) or int(text) > largest:
+        rule = f"must be a whole number from 0 to {largest}"
+        raise InvalidInput(name, rule, text, f"Leave it out, or set {name}=1")
+    return int(text)

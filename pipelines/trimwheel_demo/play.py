@@ -1,24 +1,27 @@
 """Plays the story from top to bottom; this is the file to read first.
 
-Called by `make demo`. Exit 0: the loop closed. Exit 1: it did not, and the last line says why:
-`kept full depth` when the statistics found nothing to certify, which is an honest outcome and is
-never retried with another seed.
+Called by `make demo`. Exit 0: the loop closed. Exit 1: it did not, and the report's `exit_reason`
+says why: `kept full depth` when the statistics found nothing to certify, which is an honest outcome
+and is never retried with another seed. Exit 2: an option was wrong, and nothing was started.
 """
 
 from __future__ import annotations
 
 import importlib
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from trimwheel_api.errors import TrimwheelError
+from trimwheel_demo.evidence import Evidence
+from trimwheel_demo.memory import MEASURED
 from trimwheel_demo.places import ROOT, default_places
 from trimwheel_demo.report import Report
 from trimwheel_demo.settings import Options
-from trimwheel_demo.stages import control, drift, harm, serving, summary, tuning
+from trimwheel_demo.stages import control, drift, environment, harm, serving, summary, tuning
 from trimwheel_demo.stages.following import KeptFullDepth, first_run, run_after_drift
 from trimwheel_demo.teller import Teller
 from trimwheel_demo.world import World, bring_up, take_down
@@ -26,9 +29,6 @@ from trimwheel_demo.world import World, bring_up, take_down
 INTERRUPTED = "interrupted"
 TUNED = "tuned"
 """Note of the run that answered the drift: stage 6 leaves it for stage 7."""
-
-
-Evidence = list[dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -39,19 +39,19 @@ class Stage:
     title: str
     """Empty: it goes on under the heading before."""
     name: str
-    play: Callable[[World, Evidence], None]
+    play: Callable[[World, list[Evidence]], None]
 
 
-def _bootstrap(world: World, found: Evidence) -> None:
+def _bootstrap(world: World, found: list[Evidence]) -> None:
     run = tuning.tune(world, first_run, found)
     tuning.roll_out(world, run, found, refusals=False)
 
 
-def _tune(world: World, found: Evidence) -> None:
+def _tune(world: World, found: list[Evidence]) -> None:
     world.notes[TUNED] = tuning.tune(world, run_after_drift, found)
 
 
-def _roll_out(world: World, found: Evidence) -> None:
+def _roll_out(world: World, found: list[Evidence]) -> None:
     world.report["rollout"] = tuning.roll_out(world, world.notes[TUNED], found, refusals=True)
 
 
@@ -80,18 +80,20 @@ STAGES = (
 
 def main() -> int:
     """Play, write the report, and leave everything running until Ctrl-C (or for good: DETACH=1)."""
-    options = Options.from_environment()
+    options, places = Options.from_environment(), default_places()
+    signal.signal(signal.SIGTERM, lambda *_: _interrupt())
     teller = Teller()
     report = Report(options.report, options.seed, ROOT)
-    report["not_shown"] = list(summary.NOT_SHOWN)
+    report["not_shown"] = summary.not_shown(options)
     code = 1
     world: World | None = None
     # Importing the MLflow client takes seconds, and the cluster needs them as well.
     threading.Thread(target=importlib.import_module, args=("mlflow",), daemon=True).start()
     try:
         teller.heading(0, "A Kubernetes control plane on loopback, Prometheus, MLflow, the chart")
-        with report.stage("environment"):
-            world = bring_up(options, default_places(), teller, report)
+        with report.stage("environment") as found:
+            world = bring_up(options, places, teller, report)
+            environment.look(world, found)
         story(world)
         report["ok"], report["exit_reason"], code = True, "promoted", 0
     except KeptFullDepth as outcome:
@@ -102,17 +104,34 @@ def main() -> int:
     except TrimwheelError as error:
         report["exit_reason"] = str(error)
         teller.bad(str(error))
+    except Exception as error:  # a tool that failed, a service that went away, a defect of ours
+        report["exit_reason"] = in_words(error)
+        teller.console.print_exception()
+        teller.bad(report["exit_reason"])
     finally:
         if world is not None:
-            report["peak_memory_bytes"] = world.memory.peak
+            report["peak_memory_bytes"] = world.memory.stop()
+            report["peak_memory_of"] = MEASURED
         report.write()
-    teller.say(f"report: {options.report}")
     if world is None or report["exit_reason"] == INTERRUPTED:
+        teller.say(f"report: {options.report}")
         teller.say("removing what was started")
-        take_down(default_places())
-    else:
-        leave(world, options, teller)
+        take_down(places)
+        return code
+    teller.heading(STAGES[-1].number + 1, "Summary")
+    summary.tell(world)
+    teller.say(f"report: {options.report}")
+    leave(world, options, teller)
     return code
+
+
+def in_words(error: Exception) -> str:
+    """An unforeseen error as the report tells it: its kind, and what a failed program said."""
+    told = f"{type(error).__name__}: {error}"
+    if isinstance(error, subprocess.CalledProcessError) and error.stderr:
+        said = error.stderr if isinstance(error.stderr, str) else error.stderr.decode()
+        return f"{told} {said.strip()}"
+    return told
 
 
 def story(world: World) -> None:
@@ -122,8 +141,6 @@ def story(world: World) -> None:
             world.teller.heading(stage.number, stage.title)
         with world.report.stage(stage.name) as found:
             stage.play(world, found)
-    world.teller.heading(STAGES[-1].number + 1, "Summary")
-    summary.tell(world)
 
 
 def leave(world: World, options: Options, teller: Teller) -> None:
@@ -134,7 +151,6 @@ def leave(world: World, options: Options, teller: Teller) -> None:
         return
     teller.say("Ctrl-C stops and removes it")
     try:
-        signal.signal(signal.SIGTERM, lambda *_: _interrupt())
         while True:
             time.sleep(1)
     except KeyboardInterrupt:

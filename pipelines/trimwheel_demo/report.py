@@ -1,6 +1,6 @@
 """The demo's report, `trimwheel.demo/v1`: what happened, and how to read each claim again.
 
-Filled by the stages, written once at the end (also after a failure). Every piece of evidence
+Filled by the stages, written once at the end, however the story ended. Every piece of evidence
 carries `check`, a shell command that re-reads the claim from the live system.
 """
 
@@ -18,6 +18,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from trimwheel_demo.evidence import Evidence
+from trimwheel_local.layout import cache_folder
+
 SCHEMA = "trimwheel.demo/v1"
 _VERSIONED = ("trimwheel", "torch", "ray", "mlflow", "optuna", "kopf", "kubernetes", "sqlmodel",
               "prometheus-api-client")  # fmt: skip
@@ -28,10 +31,11 @@ class Report:
 
     def __init__(self, path: Path, seed: int, root: Path) -> None:
         self.path = path
+        self._root = root
         self.data: dict[str, Any] = {
             "schema": SCHEMA,
             "ok": False,
-            "exit_reason": "did not finish",
+            "exit_reason": "",
             "seed": seed,
             "commit": _commit(root),
             "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -51,6 +55,7 @@ class Report:
             "before": {},
             "after": {},
             "peak_memory_bytes": 0,
+            "peak_memory_of": "",
             "not_shown": [],
         }
 
@@ -61,9 +66,9 @@ class Report:
         self.data[key] = value
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[list[dict[str, str]]]:
+    def stage(self, name: str) -> Iterator[list[Evidence]]:
         """Time a stage; the body appends its evidence."""
-        evidence: list[dict[str, str]] = []
+        evidence: list[Evidence] = []
         row: dict[str, Any] = {"name": name, "ok": False, "seconds": 0.0, "evidence": evidence}
         self.data["stages"].append(row)
         started = time.monotonic()
@@ -74,27 +79,10 @@ class Report:
             row["seconds"] = round(time.monotonic() - started, 1)
 
     def write(self) -> None:
-        """Write the document; its folder is made."""
+        """Write the document; its folder is made, and only now is the disk looked over."""
+        self.data["setup"] |= _disk(self._root)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text(json.dumps(self.data, indent=2, default=str) + "\n")
-
-
-def evidence(kind: str, ref: str, uid: str, check: str) -> dict[str, str]:
-    """One piece of evidence; `check` is a shell command for the environment of `trimwheel env`."""
-    return {"kind": kind, "ref": ref, "uid": uid, "check": check}
-
-
-def object_evidence(item: dict[str, Any], plural: str, path: str) -> dict[str, str]:
-    """Evidence in an object's field: `path` is a kubectl JSON path such as `.status.verdict`."""
-    meta = item["metadata"]
-    check = f"kubectl -n {meta['namespace']} get {plural} {meta['name']} -o jsonpath='{{{path}}}'"
-    return evidence(item["kind"], f"{meta['namespace']}/{meta['name']}", meta["uid"], check)
-
-
-def metric_evidence(expression: str) -> dict[str, str]:
-    """Evidence in a metric: the PromQL and the curl line that evaluates it."""
-    check = f"curl -sG $PROMETHEUS_URL/api/v1/query --data-urlencode 'query={expression}'"
-    return evidence("PromQL", expression, "", check)
 
 
 def _commit(root: Path) -> str:
@@ -117,12 +105,21 @@ def _gpu() -> str | None:
 def _setup(root: Path) -> dict[str, Any]:
     path = root / "build" / "setup.json"
     found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    venv = root / ".venv"
-    done = subprocess.run(["du", "-sb", str(venv)], capture_output=True, text=True)
-    size = int(done.stdout.split()[0]) if done.returncode == 0 else 0
     return {
         "cold": found.get("cold", False),
         "seconds": found.get("seconds", 0.0),
-        "disk_bytes": size,
         "steps": found.get("steps", []),
+        "first_run": found.get("first_run"),
     }
+
+
+def _disk(root: Path) -> dict[str, Any]:
+    """What the set-up keeps; one `du`, which counts a file once that both folders link to."""
+    folders = {"venv": root / ".venv", "cache": cache_folder()}
+    there = {name: folder for name, folder in folders.items() if folder.exists()}
+    command = ["du", "-s", "--block-size=1", *(str(folder) for folder in there.values())]
+    done = subprocess.run(command, capture_output=True, text=True)
+    # A file that vanishes meanwhile makes du complain, and count all others.
+    sizes = [int(line.split()[0]) for line in done.stdout.splitlines()]
+    parts = dict(zip(there, sizes, strict=False))
+    return {"disk_bytes": sum(sizes), "disk_parts": parts}

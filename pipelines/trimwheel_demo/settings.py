@@ -1,7 +1,7 @@
 """What the demo asks for: the AdaptiveModel it applies, the chart's values, and what differs.
 
-`non_default` compares the demo's spec with the kinds' defaults, so the report's list of demo
-settings cannot drift from what is really applied.
+`settings_section` compares the demo's spec and values with the defaults of the kinds and of the
+chart, so the report's list of demo settings cannot drift from what is really applied.
 """
 
 from __future__ import annotations
@@ -12,18 +12,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from trimwheel_api import names
+from trimwheel_api.errors import InvalidInput
 from trimwheel_api.kinds import AdaptiveModel, dump
 from trimwheel_api.kinds.adaptive_model import AdaptiveModelSpec
-from trimwheel_demo.places import MODEL, NAMESPACE, Places
+from trimwheel_api.policy import parse_policy
+from trimwheel_cli.policies import read_document
+from trimwheel_demo.places import MODEL, NAMESPACE, ROOT, Places, whole_number
 
+MAX_SEED = 2**31 - 1
 RATE_RPS = 100.0
 AUDIT_RATE = "0.5"
 EPSILON = "0.02"
 CONFIDENCE = "0.9"
-ALPHA = "0.001"
 REPLICAS = 2
 SCRAPE_INTERVAL = "2s"
+_PLACES = {"url", "uri", "publicUrl", "images", "env", "existingSecret", "imagePullSecrets"}
 STEPS = (("0%", 0, "10s"), ("10%", 100, "15s"), ("25%", 250, "15s"), ("50%", 550, "15s"))
 """Weight, candidate requests, hold; 900 requests in all can show an error rate below 1 %."""
 
@@ -34,7 +40,7 @@ class Options:
 
     seed: int = 0
     detach: bool = False
-    bad_policy: Path | None = None
+    bad_policy: dict[str, Any] | None = None
     report: Path = Path("build/demo-report.json")
     kubeconfig: Path | None = None
     prometheus: str = ""
@@ -43,19 +49,35 @@ class Options:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Options:
-        """Read SEED, DETACH, BAD_POLICY, REPORT and the TRIMWHEEL_USE_* addresses."""
+        """Read SEED, DETACH, BAD_POLICY, REPORT and the TRIMWHEEL_USE_* addresses.
+
+        Raises InvalidInput, before anything is started.
+        """
         bad, kubeconfig = environ.get("BAD_POLICY"), environ.get("TRIMWHEEL_USE_KUBECONFIG")
         values = environ.get("TRIMWHEEL_VALUES")
         return cls(
-            seed=int(environ.get("SEED") or 0),
+            seed=whole_number(environ, "SEED", MAX_SEED),
             detach=environ.get("DETACH") in ("1", "true", "yes"),
-            bad_policy=Path(bad) if bad else None,
+            bad_policy=_policy_in(bad) if bad else None,
             report=Path(environ.get("REPORT") or "build/demo-report.json"),
             kubeconfig=Path(kubeconfig) if kubeconfig else None,
             prometheus=environ.get("TRIMWHEEL_USE_PROMETHEUS", ""),
             mlflow=environ.get("TRIMWHEEL_USE_MLFLOW", ""),
             values=Path(values) if values else None,
         )
+
+
+def _policy_in(file: str) -> dict[str, Any]:
+    """The document in BAD_POLICY, read as `trimwheel policy digest FILE` reads it."""
+    try:
+        document = read_document(file)
+        parse_policy(document)
+    except InvalidInput as error:
+        remedy = error.remedy or f"Try `trimwheel policy validate {file}`"
+        raise InvalidInput(
+            f"BAD_POLICY ({error.field})", error.rule, error.value, remedy
+        ) from error
+    return dict(document)
 
 
 def model_manifest(uri: str, digest: str) -> dict[str, Any]:
@@ -108,6 +130,35 @@ def chart_values(places: Places, prometheus: str, mlflow: str) -> dict[str, Any]
         "ray": {"address": "local", "cpus": 1},
         "models": {"allowedPrefixes": ["models:/"]},
     }
+
+
+def settings_section(manifest: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """What the report says of the settings, read from what is applied."""
+    spec = validated(manifest).spec
+    return {
+        "rate_rps": RATE_RPS,
+        "audit_rate": float(spec.audits.rate),
+        "epsilon": float(spec.objectives.max_disagreement),
+        "delta": round(1 - float(spec.objectives.confidence), 9),
+        "alpha": float(spec.rollout.alpha),
+        "non_default": [*non_default(manifest), *non_default_values(values)],
+    }
+
+
+def non_default_values(values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Each value of the chart that was given and differs: field, demo, default.
+
+    Leaves out where things are (addresses, images, secrets): those are places, not settings.
+    """
+    defaults = yaml.safe_load((ROOT / "charts" / "trimwheel" / "values.yaml").read_text())
+    rows = _differences("chart", _over(defaults, values), defaults)
+    return [row for row in rows if not _PLACES & set(row["field"].split("."))]
+
+
+def _over(base: Any, top: Any) -> Any:
+    if not (isinstance(base, dict) and isinstance(top, Mapping)):
+        return top
+    return base | {key: _over(base.get(key), value) for key, value in top.items()}
 
 
 def non_default(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -10,14 +10,11 @@ import json
 import logging
 import os
 import shutil
-import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
 import yaml
 
 from trimwheel_api import names
@@ -25,6 +22,7 @@ from trimwheel_api.errors import SetupFailed
 from trimwheel_demo import load
 from trimwheel_demo.existing import ExistingCluster
 from trimwheel_demo.kube import Kube
+from trimwheel_demo.memory import MemoryWatch
 from trimwheel_demo.places import (
     APPROVER,
     EDITOR,
@@ -70,6 +68,8 @@ class World:
     prometheus: str
     mlflow: str
     memory: MemoryWatch
+    values: dict[str, Any]
+    """What the chart was installed with."""
     model_uri: str = ""
     model_digest: str = ""
     endpoint: str = ""
@@ -94,37 +94,22 @@ class World:
         return answer.out
 
 
-class MemoryWatch(threading.Thread):
-    """Watches how much memory the machine has used since the start; `peak` is the most."""
-
-    def __init__(self, seconds: float = 1.0) -> None:
-        super().__init__(daemon=True)
-        self._seconds = seconds
-        self._baseline = psutil.virtual_memory().available
-        self.peak = 0
-
-    def run(self) -> None:
-        """Sample until the process ends."""
-        while True:
-            self.peak = max(self.peak, self._baseline - psutil.virtual_memory().available)
-            time.sleep(self._seconds)
-
-
 def bring_up(options: Options, places: Places, teller: Teller, report: Report) -> World:
     """Start or adopt everything below the model; returns once the chart is installed."""
-    memory = MemoryWatch()
-    memory.start()
     if places.session.exists():
         teller.say("removing what an earlier demo left running")
         take_down(places)
     places.demo.mkdir(parents=True, exist_ok=True)
     places.records.mkdir(parents=True, exist_ok=True)
+    memory = MemoryWatch(_embedded(places).layout.record, load.Folder(places.load))
+    memory.start()
     cluster = _existing(options, places) if options.kubeconfig else _embedded(places)
     cluster.up()
     teller.good(f"API server at {_server(cluster)}")
+    values = _values(cluster, places, options)
     with ThreadPoolExecutor(max_workers=2) as pool:
         addons = pool.submit(_addons, cluster, options)
-        pool.submit(_chart, cluster, places, options).result()
+        pool.submit(_chart, cluster, values).result()
         teller.good("chart installed: CRDs, admission policies, operator, pipelines")
         addons.result()
     env = cluster.env()
@@ -135,7 +120,7 @@ def bring_up(options: Options, places: Places, teller: Teller, report: Report) -
     people = {name: Kube(cluster.kubeconfig_for(name), NAMESPACE, path, cache) for name in ROLES}
     world = World(
         options, places, cluster, teller, report, Kube(cluster.kubeconfig, NAMESPACE, path, cache),
-        people, prometheus, mlflow, memory,
+        people, prometheus, mlflow, memory, values,
     )  # fmt: skip
     save_session(world)
     return world
@@ -168,14 +153,18 @@ def _addons(cluster: AnyCluster, options: Options) -> None:
     cluster.wait_addons(ADDON_TIMEOUT)
 
 
-def _chart(cluster: AnyCluster, places: Places, options: Options) -> None:
+def _values(cluster: AnyCluster, places: Places, options: Options) -> dict[str, Any]:
     shape = options.values or ROOT / "charts" / "trimwheel" / "ci" / "embedded-values.yaml"
-    values = yaml.safe_load(shape.read_text())
+    values: dict[str, Any] = yaml.safe_load(shape.read_text())
     prometheus = options.prometheus or PROMETHEUS_SERVICE
     ours = chart_values(places, prometheus, options.mlflow or MLFLOW_SERVICE)
     if isinstance(cluster, ExistingCluster):  # its records and ledger are named by its own values
         ours = {key: ours[key] for key in ("prometheus", "mlflow", "models")}
-    cluster.install_chart(_merged(values, ours))
+    return _merged(values, ours)
+
+
+def _chart(cluster: AnyCluster, values: dict[str, Any]) -> None:
+    cluster.install_chart(values)
     cluster.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(people_manifests()))
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import json
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from trimwheel_demo import bootstrap
+from trimwheel_local.processes import ProcessId
 
 
 def test_it_imports_nothing_but_the_standard_library_at_the_top() -> None:
@@ -45,8 +49,55 @@ def test_all_failures_come_at_once_each_with_a_remedy(monkeypatch: pytest.Monkey
     monkeypatch.setattr(bootstrap.shutil, "which", lambda name: None)
     found = bootstrap.problems(["binaries"])
     assert len(found) == 3
-    assert any("go is not on PATH" in text and "KUBEBUILDER_ASSETS" in text for text in found)
+    (go,) = [text for text in found if "go is not on PATH" in text]
+    assert "install Go 1.26" in go
+    assert "KUBEBUILDER_ASSETS supplies etcd, kube-apiserver and kubectl alone" in go
     assert any("TRIMWHEEL_CACHE" in text for text in found)
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The API server's port of a cluster that does not exist; most likely nobody has it."""
+    monkeypatch.setenv("TRIMWHEEL_STATE", str(tmp_path))
+    monkeypatch.setenv("TRIMWHEEL_INDEX", "251")
+    monkeypatch.delenv("TRIMWHEEL_USE_KUBECONFIG", raising=False)
+    return 20_000 + 251 * 10
+
+
+def test_a_port_that_is_taken_is_named_with_a_remedy(
+    elsewhere: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told() -> list[str]:
+        return [text for text in bootstrap.problems([], "demo") if "port" in text]
+
+    assert not told()
+    with socket.create_server(("127.0.0.1", elsewhere)):
+        (problem,) = told()
+        assert f"port {elsewhere} of 127.0.0.1 is taken" in problem
+        assert "make down" in problem and "TRIMWHEEL_INDEX=252" in problem
+        assert not [text for text in bootstrap.problems([], "test") if "port" in text]
+        monkeypatch.setenv("TRIMWHEEL_USE_KUBECONFIG", "/some/where")
+        assert not told(), "a cluster of one's own takes no port here"
+
+
+def test_the_ports_of_our_own_cluster_are_no_problem(elsewhere: int, tmp_path: Path) -> None:
+    ours = ProcessId.of(os.getpid())
+    assert ours is not None
+    record = tmp_path / "cluster-251" / "supervisor.json"
+    record.parent.mkdir()
+    record.write_text(json.dumps({"process": ours.dump()}))
+    with socket.create_server(("127.0.0.1", elsewhere)):
+        assert bootstrap._port_problem() == ""
+
+
+def test_options_that_cannot_work_are_told_with_all_other_problems(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in {"SEED": "abc", "TRIMWHEEL_INDEX": "-1", "BAD_POLICY": "/nope.json"}.items():
+        monkeypatch.setenv(name, value)
+    found = bootstrap.problems([], "demo")
+    for name in ("SEED", "TRIMWHEEL_INDEX", "BAD_POLICY"):
+        assert any(text.startswith(name) for text in found), found
 
 
 @pytest.mark.parametrize(

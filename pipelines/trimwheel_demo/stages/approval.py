@@ -6,9 +6,9 @@ from typing import Any
 
 from trimwheel_api import names
 from trimwheel_api.errors import Refused
+from trimwheel_demo.evidence import Evidence, object_evidence, refusal_evidence
 from trimwheel_demo.kube import Answer
 from trimwheel_demo.places import APPROVER, EDITOR, NAMESPACE
-from trimwheel_demo.report import object_evidence
 from trimwheel_demo.stages.following import Item, StoryFailed
 from trimwheel_demo.world import World
 
@@ -25,7 +25,7 @@ def approval_spec(rollout: Item, approver: str, decision: str = "Approve") -> di
     }
 
 
-def show_refusals(world: World, rollout: Item) -> None:
+def show_refusals(world: World, rollout: Item) -> list[Evidence]:
     """An editor without the verb and the operator's own account try, and are refused."""
     operator = names.service_account_user(names.RELEASE_NAMESPACE, names.OPERATOR_ACCOUNT)
     denied = [
@@ -34,7 +34,21 @@ def show_refusals(world: World, rollout: Item) -> None:
     ]
     world.report["approval"]["denied"] += denied
     for row in denied:
-        world.teller.good(f"refused by the API server: {row['user']}: {_tail(row['message'])}")
+        world.teller.good(
+            f"refused by the API server: {row['user']}: {refusal_words(row['message'])}"
+        )
+    # Whoever may not approve may not reject either, and that is refused at any time: an approval
+    # is also refused because nobody is asked any more, and of two reasons one is told.
+    return [
+        refusal_evidence(
+            row["user"],
+            "PolicyApproval",
+            NAMESPACE,
+            approval_spec(rollout, row["user"], "Reject"),
+            refusal_words(row["message"]),
+        )
+        for row in denied
+    ]
 
 
 def _refused_words(world: World, rollout: Item, person: str) -> str:
@@ -74,7 +88,7 @@ def as_account(world: World, token: str, kind: str, name: str, spec: dict[str, A
     )  # fmt: skip
 
 
-def approve(world: World, rollout: Item, person: str = APPROVER) -> None:
+def approve(world: World, rollout: Item, person: str = APPROVER) -> Evidence:
     """Approve as a person who may, after asking whoever sits at the terminal."""
     name = rollout["metadata"]["name"]
     if not world.teller.ask(f"approve {name} as {person}?"):
@@ -85,8 +99,9 @@ def approve(world: World, rollout: Item, person: str = APPROVER) -> None:
     )
     world.report["approval"]["by"] = person
     world.teller.good(f"approved by {person}")
-    world.notes[f"approval/{name}"] = object_evidence(made, "papproval", ".spec.approver")
+    return object_evidence(made, "papproval", ".spec.approver", person)
 
 
-def _tail(message: str) -> str:
+def refusal_words(message: str) -> str:
+    """The admission policy's own sentence, without what the API server puts before it."""
     return message.rsplit("denied request: ", 1)[-1]

@@ -7,20 +7,23 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+from trimwheel_api import names
 from trimwheel_api.policy import parse_policy
 from trimwheel_api.values import seconds
+from trimwheel_demo.evidence import Evidence, condition_path, object_evidence
 from trimwheel_demo.kube import status
 from trimwheel_demo.places import MODEL, WAIVER
-from trimwheel_demo.report import object_evidence
 from trimwheel_demo.stages.following import (
     Item,
     StepLog,
     StoryFailed,
+    decision,
     follow_rollout,
     guards_line,
     instant,
     is_awaiting,
     is_rolled_back,
+    steps_report,
 )
 from trimwheel_demo.world import World
 
@@ -61,7 +64,7 @@ def through_every_step(item: Item) -> bool:
     return held >= 2 * seconds(last["hold"]) and served >= last["minRequests"] / SESSION_REQUESTS
 
 
-def control(world: World, found: list[dict[str, str]]) -> None:
+def control(world: World, found: list[Evidence]) -> None:
     """Roll the twin out with a waiver's allowUncertified, through every step, then abort it."""
     model = world.admin.get("AdaptiveModel", MODEL)
     stable = world.admin.get("AdaptivePolicy", status(model)["stable"]["policy"])
@@ -77,13 +80,31 @@ def control(world: World, found: list[dict[str, str]]) -> None:
     }  # fmt: skip
     carol.create("PolicyRollout", NAME, spec)
     log = StepLog()
-    item = follow_rollout(world, NAME, through_every_step, log)
-    if any(guard["verdict"] == "Fail" for guard in status(item).get("guards", [])):
-        raise StoryFailed(f"the control failed a guard: {guards_line(item)}")
-    world.teller.good(f"no Fail at any step: {guards_line(item)}")
-    carol.patch_spec("PolicyRollout", NAME, {"abort": True})
-    item = follow_rollout(world, NAME, is_rolled_back, log)
-    world.teller.good("aborted by its requester; workers are back on stable")
-    world.report["control"] = {"name": NAME, "rolled_back": False, "steps": log.report(),
-                               "ended": "aborted by its requester"}  # fmt: skip
-    found.append(object_evidence(item, "prollout", ".status.decisions"))
+    try:
+        item = follow_rollout(world, NAME, through_every_step, log)
+        if any(guard["verdict"] == names.VERDICT_FAIL for guard in status(item).get("guards", [])):
+            raise StoryFailed(f"the control failed a guard: {guards_line(item)}")
+        world.teller.good(f"no Fail at any step: {guards_line(item)}")
+        carol.patch_spec("PolicyRollout", NAME, {"abort": True})
+        item = follow_rollout(world, NAME, is_rolled_back, log)
+    finally:  # a control that failed is what the report is for
+        world.report["control"] = control_section(world.admin.get("PolicyRollout", NAME) or {}, log)
+    section = world.report["control"]
+    if section["rolled_back"]:
+        raise StoryFailed(f"the control was rolled back: {section['ended']}")
+    world.teller.good(f"{section['ended']}; workers are back on stable")
+    found.append(
+        object_evidence(item, "prollout", condition_path(names.STALLED, "reason"),
+                        decision(item, names.Action.ABORT)["reason"])
+    )  # fmt: skip
+
+
+def control_section(item: Item, log: StepLog) -> dict[str, Any]:
+    """What the report says of the control, from what the operator decided."""
+    last = decision(item, names.Action.ROLL_BACK, names.Action.ABORT, names.Action.PROMOTE)
+    return {
+        "name": NAME,
+        "rolled_back": last.get("action") == names.Action.ROLL_BACK,
+        "ended": f"{last['action']}: {last['reason']}" if last else "",
+        "steps": steps_report(item, log),
+    }

@@ -9,43 +9,46 @@ from typing import Any
 from trimwheel_api import names
 from trimwheel_api.policy import DENSE
 from trimwheel_demo import load
+from trimwheel_demo.evidence import Evidence, condition_path, object_evidence
 from trimwheel_demo.kube import is_true, status
-from trimwheel_demo.measure import counters, period
+from trimwheel_demo.measure import counters, period, period_evidence, settled
 from trimwheel_demo.places import MODEL
-from trimwheel_demo.report import object_evidence
+from trimwheel_demo.stages.following import StoryFailed
 from trimwheel_demo.world import World
 
 DETECT_TIMEOUT = 300.0
 BEFORE_SECONDS = 15.0
 
 
-def drift(world: World, found: list[dict[str, str]]) -> None:
+def drift(world: World, found: list[Evidence]) -> None:
     """Switch the load to comments of modules never trained on; wait for the verdict."""
-    start = counters(world)
+    start = settled(world)
     world.teller.say(f"measuring the certified policy on its own traffic for {BEFORE_SECONDS:g} s")
     time.sleep(BEFORE_SECONDS)
-    before = counters(world)
+    before = settled(world)
     world.report["before"] = period(world, start, before)
+    found += period_evidence(start, before, world.report["before"])
     world.teller.command("trimwheel load start --mix drifted")
     load.start(world.load, replace(world.load.read_control(), mix="drifted"))
-    changed = counters(world)
+    changed = settled(world)
     item = world.teller.wait(
         "the drift verdict", lambda: _harmful(world), DETECT_TIMEOUT,
         lambda: _audits_line(world, changed.audits, changed.disagreements),
     )  # fmt: skip
-    verdict = status(item)["drift"]
-    stale = period(world, changed, counters(world))
+    shown = settled(world)
+    verdict, served = status(item)["drift"], status(item)["intended"]["policy"]
+    stale = period(world, changed, shown)
     world.notes["stale"] = stale
     item = world.teller.wait("workers at full depth", lambda: _degraded(world), 60)
-    at_full_depth = time.time()
     broken = status(item)["certificate"]["state"]
     world.report["drift"] = {
         "signal": verdict["signal"],
         "value": verdict["value"],
         "bound": verdict["bound"],
         "confidence": verdict["confidence"],
-        "audits_to_verdict": counters(world).audits - changed.audits,
-        "seconds_to_verdict": round(at_full_depth - changed.time, 1),
+        "audits_to_verdict": shown.audits - changed.audits,
+        "seconds_to_verdict": round(shown.time - changed.time, 1),
+        "seconds_to_full_depth": round(time.time() - changed.time, 1),
         "certificate_broken": broken == "Revoked",
         "full_depth_at": status(item)["stable"].get("since", ""),
         "stale": stale,
@@ -56,8 +59,25 @@ def drift(world: World, found: list[dict[str, str]]) -> None:
         f"{world.report['drift']['audits_to_verdict']} audits"
     )
     world.teller.good(f"certificate {broken}; workers serve full depth without anybody's approval")
-    found.append(object_evidence(item, "amodel", ".status.drift.verdict"))
-    found.append(object_evidence(item, "amodel", ".status.certificate.state"))
+    found += _evidence(world, verdict, served)
+
+
+def _evidence(world: World, verdict: dict[str, Any], served: str) -> list[Evidence]:
+    """The model's own status soon speaks of the next policy; the run and the old policy do not."""
+    run = world.admin.get("TuningRun", verdict["tuningRun"])
+    policy = world.admin.get("AdaptivePolicy", served)
+    if run is None or policy is None:
+        raise StoryFailed(f"TuningRun {verdict['tuningRun']} or AdaptivePolicy {served} is gone")
+    fields = ("verdict", "signal", "value", "bound")
+    revoked = condition_path(names.CERTIFIED, "reason")
+    return [
+        object_evidence(run, "tuning", ".spec.reason", run["spec"]["reason"]),
+        *(
+            object_evidence(run, "tuning", f".status.drift.{name}", verdict[name])
+            for name in fields
+        ),
+        object_evidence(policy, "adpolicy", revoked, names.Reason.CERTIFICATE_REVOKED),
+    ]
 
 
 def _harmful(world: World) -> dict[str, Any] | None:

@@ -41,10 +41,7 @@ def run_after_drift(world: World) -> Item | None:
 
 
 def follow_tuning(world: World, find: Callable[[World], Item | None]) -> Item:
-    """Until the run that `find` finds has ended, with a policy on its way.
-
-    Raises KeptFullDepth when it certified none.
-    """
+    """Until the run that `find` finds has ended, however it did."""
 
     def has_ended() -> Item | None:
         run = find(world)
@@ -61,12 +58,16 @@ def follow_tuning(world: World, find: Callable[[World], Item | None]) -> Item:
             f"fresh audits {seen.get('certifyRecords', 0)}/{seen.get('certifyNeeded', 0)}"
         )
 
-    run = world.teller.wait("the TuningRun", has_ended, TUNING_TIMEOUT, line)
+    return world.teller.wait("the TuningRun", has_ended, TUNING_TIMEOUT, line)
+
+
+def demand_rollout(run: Item) -> None:
+    """Raise KeptFullDepth or StoryFailed unless a policy of the run is on its way."""
     if status(run).get("rollout"):
-        return run
+        return
     outcome = status(run).get("outcome")
     why = condition(run, names.STALLED) or condition(run, names.READY)
-    if outcome in ("NothingCertified", "NoImprovement"):
+    if outcome in (names.Reason.NOTHING_CERTIFIED, names.Reason.NO_IMPROVEMENT):
         raise KeptFullDepth(f"{outcome}: {why.get('message', '')}")
     name = run["metadata"]["name"]
     raise StoryFailed(f"TuningRun {name} ended as {outcome}: {why.get('message', '')}")
@@ -85,44 +86,74 @@ def guards_line(item: Item) -> str:
 
 
 class StepLog:
-    """Remembers when a rollout changed its step, for the report."""
+    """What was seen of each step while it was watched: the last verdict and its samples."""
 
     def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
+        self.seen: dict[int, tuple[str, int]] = {}
 
-    def look(self, item: Item, now: float) -> bool:
-        """Note the step in force; True when it is a new one."""
-        seen = status(item)
-        if not seen.get("stepStartedAt"):
+    def look(self, item: Item) -> bool:
+        """Note the step in force; True when it was not seen before."""
+        now = status(item)
+        if not now.get("stepStartedAt"):
             return False
-        weight, verdict = seen.get("weightBasisPoints", 0), seen.get("verdict", "")
-        samples = max((g.get("samples", 0) for g in seen.get("guards", [])), default=0)
-        changed = not self.rows or self.rows[-1]["step"] != seen.get("step", 0)
-        if changed:
-            self.rows.append({"step": seen.get("step", 0), "weight": weight, "_begun": now})
-        row = self.rows[-1]
-        if weight or not row.get("verdict"):
-            row["weight"] = max(weight, row["weight"])
-        row |= {"verdict": verdict, "samples": samples, "seconds": round(now - row["_begun"], 1)}
-        return changed
+        step = now.get("step", 0)
+        samples = max((guard.get("samples", 0) for guard in now.get("guards", [])), default=0)
+        is_new = step not in self.seen
+        if now.get("phase") in ("Progressing", "AwaitingApproval"):
+            self.seen[step] = now.get("verdict", names.VERDICT_NOT_ENOUGH), samples
+        return is_new and step in self.seen
 
-    def report(self) -> list[dict[str, Any]]:
-        """The rows as the report holds them."""
-        keys = ("weight", "verdict", "samples", "seconds")
-        return [{key: row[key] for key in keys} for row in self.rows]
+
+_OPENS = (names.Action.START, names.Action.ADVANCE)
+_LEAVES = (*_OPENS, names.Action.AWAIT, names.Action.PROMOTE, names.Action.ROLL_BACK,
+           names.Action.ABORT)  # fmt: skip
+
+
+def steps_report(item: Item, log: StepLog) -> list[dict[str, Any]]:
+    """The steps as the operator decided them, whenever we began to watch.
+
+    Weight and times come from the decisions; verdict and samples are the last ones seen in a step,
+    or what its end alone proves: nothing failed where it advanced, all passed where a person was
+    asked.
+    """
+    decisions = [one for one in status(item).get("decisions", []) if one["action"] in _LEAVES]
+    rows: list[dict[str, Any]] = []
+    for index, opened in enumerate(decisions):
+        if opened["action"] not in _OPENS:
+            continue
+        left = decisions[index + 1] if index + 1 < len(decisions) else None
+        seen: tuple[str, int | None] = log.seen.get(len(rows)) or (_proven(left), None)
+        verdict, samples = seen
+        if left is not None and left["reason"] == names.Reason.GUARD_FAILED:
+            verdict = names.VERDICT_FAIL
+        spent = instant(left["time"]) - instant(opened["time"]) if left else None
+        rows.append({
+            "weight": opened.get("weightBasisPoints", 0),
+            "verdict": verdict,
+            "samples": samples,
+            "seconds": round(spent.total_seconds(), 1) if spent is not None else None,
+            "time": opened["time"],
+            "left_by": left["action"] if left else "",
+            "reason": left["reason"] if left else "",
+        })  # fmt: skip
+    return rows
+
+
+def _proven(left: Item | None) -> str:
+    if left is not None and left["action"] in (names.Action.AWAIT, names.Action.PROMOTE):
+        return names.VERDICT_PASS
+    return names.VERDICT_NOT_ENOUGH
 
 
 def follow_rollout(
     world: World, name: str, arrived: Callable[[Item], bool], log: StepLog | None = None
 ) -> Item:
     """Until `arrived`; tells each step. Raises StoryFailed when the rollout ends otherwise."""
-    import time
-
     steps = log or StepLog()
 
     def look() -> Item | None:
         item = world.admin.get("PolicyRollout", name) or {}
-        if steps.look(item, time.monotonic()):
+        if steps.look(item):
             weight = status(item).get("weightBasisPoints", 0) / 100
             what = "shadow: exposed to nobody, judged in every audit" if not weight else ""
             world.teller.say(f"step {status(item).get('step', 0)}: weight {weight:g}%  {what}")
@@ -145,6 +176,12 @@ def ended(item: Item) -> bool:
     """Whether a rollout is over; one that is rolling back still waits for its workers."""
     over = any(is_true(item, kind) for kind in (names.READY, names.ROLLED_BACK))
     return over or status(item).get("phase") == "Stalled"
+
+
+def decision(item: Item, *actions: str) -> dict[str, Any]:
+    """The newest decision that did one of these; empty when there is none."""
+    found = [one for one in status(item).get("decisions") or [] if one["action"] in actions]
+    return dict(found[-1]) if found else {}
 
 
 def last_decision(item: Item) -> str:

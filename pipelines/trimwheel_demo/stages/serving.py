@@ -5,33 +5,34 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
 
 from trimwheel_api import names
+from trimwheel_api.policy import parse_policy
 from trimwheel_demo import load, training
+from trimwheel_demo.evidence import (
+    Evidence,
+    condition_path,
+    evidence,
+    metric_evidence,
+    mlflow_evidence,
+    object_evidence,
+)
 from trimwheel_demo.kube import is_true, status
 from trimwheel_demo.measure import counters
 from trimwheel_demo.places import MODEL, NAMESPACE
-from trimwheel_demo.report import evidence, metric_evidence, object_evidence
-from trimwheel_demo.settings import (
-    ALPHA,
-    AUDIT_RATE,
-    CONFIDENCE,
-    EPSILON,
-    RATE_RPS,
-    model_manifest,
-    non_default,
-    validated,
-)
+from trimwheel_demo.settings import RATE_RPS, model_manifest, settings_section, validated
 from trimwheel_demo.world import World, log_model, save_session
+from trimwheel_workers.model.digest import CONFIG_FILE
 
 READY_TIMEOUT = 180.0
-Evidence = list[dict[str, str]]
+ENOUGH_AUDITS = 50
 
 
-def train(world: World, found: Evidence) -> None:
+def train(world: World, found: list[Evidence]) -> None:
     """The trained encoder, from the cache or trained now, registered in MLflow."""
     trained = training.ensure(world.options.seed)
     metadata = dict(trained.metadata) | {"digest": trained.digest}
@@ -51,25 +52,26 @@ def train(world: World, found: Evidence) -> None:
         f"{metadata.get('majority_share', 0):.1%}); {world.model_uri}"
     )
     name, version = world.model_uri.removeprefix("models:/").split("/")
-    url = "$MLFLOW_TRACKING_URI/api/2.0/mlflow/model-versions/get"
     found.append(
-        evidence("MLflowModelVersion", world.model_uri, "",
-                 f"curl -sG {url} -d name={name} -d version={version}")
+        mlflow_evidence("MLflowModelVersion", world.model_uri, "model-versions/get",
+                        f'"value":"{trained.digest}"', name=name, version=version)
     )  # fmt: skip
+    _check_bad_policy(world, trained.folder)
 
 
-def serve(world: World, found: Evidence) -> None:
+def _check_bad_policy(world: World, folder: Path) -> None:
+    """BAD_POLICY has to fit the model; better said now than once the story comes to it."""
+    if world.options.bad_policy is not None:
+        shape = json.loads((folder / CONFIG_FILE).read_text())["encoder"]
+        exits, experts = len(shape["exits"]), shape["experts"]
+        parse_policy(world.options.bad_policy, exits=exits, experts=experts)
+
+
+def serve(world: World, found: list[Evidence]) -> None:
     """Apply the AdaptiveModel; wait until it answers, at full depth."""
     manifest = model_manifest(world.model_uri, world.model_digest)
-    validated(manifest)
-    world.report["settings"] = {
-        "rate_rps": RATE_RPS,
-        "audit_rate": float(AUDIT_RATE),
-        "epsilon": float(EPSILON),
-        "delta": round(1 - float(CONFIDENCE), 6),
-        "alpha": float(ALPHA),
-        "non_default": non_default(manifest),
-    }
+    model = validated(manifest)
+    world.report["settings"] = settings_section(manifest, world.values)
     path = world.places.demo / "model.json"
     path.write_text(json.dumps(manifest, indent=2) + "\n")
     world.teller.command(f"kubectl apply -f {path}")
@@ -81,38 +83,46 @@ def serve(world: World, found: Evidence) -> None:
     save_session(world)
     answer = world.teller.wait("the first answer", lambda: first_answer(world), READY_TIMEOUT,
                                _pods(world))  # fmt: skip
-    world.notes["first_answer_seconds"] = time.monotonic() - world.teller.begun
+    seconds = time.monotonic() - world.teller.begun
+    world.report["first_answer_seconds"] = round(seconds, 1)
     parameters = answer["parameters"]
     world.teller.good(
-        f"first answer after {world.notes['first_answer_seconds']:.0f} s: layers "
-        f"{parameters[names.PARAM_LAYERS]}, arm {parameters[names.PARAM_ARM]}; the node's GPUs are "
-        "advertised, not real: workers run on the CPU and say so"
+        f"first answer after {seconds:.0f} s: layers {parameters[names.PARAM_LAYERS]}, arm "
+        f"{parameters[names.PARAM_ARM]}"
     )
+    if not world.options.kubeconfig:
+        world.teller.say("the node's GPUs are advertised, not real: workers run on the CPU")
     item = world.teller.wait(
         "both workers Ready", lambda: _ready(world), READY_TIMEOUT, _pods(world)
     )
-    found.append(object_evidence(item, "amodel", '.status.conditions[?(@.type=="Ready")].status'))
-    found.append(object_evidence(item, "amodel", ".status.stable.digest"))
+    found += [
+        object_evidence(item, "amodel", condition_path(names.READY, "status"), "True"),
+        object_evidence(item, "amodel", ".status.readyReplicas", model.spec.replicas),
+        evidence("HTTP", world.endpoint, "",
+                 'curl -sf "$TRIMWHEEL_ENDPOINT/v2/health/ready" -o /dev/null '
+                 "-w '%{http_code}\\n' | grep -x 200"),
+    ]  # fmt: skip
 
 
-def start_load(world: World, found: Evidence) -> None:
+def start_load(world: World, found: list[Evidence]) -> None:
     """Start the open-loop generator and see audits arrive."""
     control = load.Control(world.endpoint, MODEL, RATE_RPS, "base", world.options.seed)
     load.start(world.load, control)
     world.teller.command("trimwheel load status")
     world.teller.wait(
         "audits in Prometheus",
-        lambda: counters(world).audits >= 50 or None,
+        lambda: counters(world).audits >= ENOUGH_AUDITS or None,
         120,
         lambda: f"{counters(world).audits} audits",
     )
     rows = load.windows(world.load)
     seen = load.summary(rows[-5:])
     world.teller.good(
-        f"{RATE_RPS:g} requests/s: p50 {seen['p50_ms']} ms, p99 {seen['p99_ms']} ms; every second "
-        "request is audited off the response path"
+        f"{RATE_RPS:g} requests/s: p50 {seen['p50_ms']} ms, p99 {seen['p99_ms']} ms; a share of "
+        f"{world.report['settings']['audit_rate']:g} is audited off the response path"
     )
-    found.append(metric_evidence(f'sum(trimwheel_audits_total{{model="{MODEL}"}})'))
+    audits = f'sum(trimwheel_audits_total{{model="{MODEL}"}})'
+    found.append(metric_evidence(f"{audits} >= {ENOUGH_AUDITS}"))
 
 
 def first_answer(world: World) -> dict[str, Any] | None:
