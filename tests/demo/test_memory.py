@@ -18,7 +18,7 @@ from trimwheel_demo.memory import MemoryWatch, proportional_size
 from trimwheel_local.processes import ProcessId
 
 MIB = 2**20
-HOLDS = """
+HOLDS = r"""
 import os, sys
 held = b"x" * (64 * 2**20)
 if len(sys.argv) > 1 and os.fork() == 0:
