@@ -17,7 +17,7 @@ from trimwheel_demo import load
 from trimwheel_local.files import read_json
 from trimwheel_local.processes import ProcessId
 
-SECONDS = 3.0
+SECONDS = 5.0
 """Reading PSS walks page tables, so not too often."""
 MEASURED = (
     f"PSS of the demo's own local processes, every {SECONDS:g} s: this program, control plane, "

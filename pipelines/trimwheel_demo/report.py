@@ -44,6 +44,7 @@ class Report:
             | {name: version(name) for name in _VERSIONED},
             "settings": {},
             "setup": _setup(root),
+            "first_answer_seconds": None,
             "stages": [],
             "model": {},
             "drift": {},

@@ -20,7 +20,8 @@ def look(world: World, found: list[Evidence]) -> None:
     deployments = f"kubectl -n {RELEASE_NAMESPACE} wait deployment --all"
     found += [
         evidence("APIServer", world.server, "", "kubectl get --raw /readyz | grep -x ok"),
-        evidence("APIServer", version, "", f"kubectl version | grep -F 'Version: {version}'"),
+        evidence("APIServer", version, "",
+                 f"kubectl version | grep -xF 'Server Version: {version}'"),
         evidence("Deployment", RELEASE_NAMESPACE, "",
                  f"{deployments} --for=condition=Available --timeout=10s"),
         evidence("Prometheus", world.prometheus, "",
