@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from trimwheel_api.policy import DENSE
 from trimwheel_api.worker_config import WorkerConfig
 from trimwheel_workers.arms import ModelShape, Snapshot, resident
+from trimwheel_workers.engine.status import Status
 from trimwheel_workers.front.app import make_app
 from trimwheel_workers.front.metrics import WorkerMetrics
 from trimwheel_workers.front.worker import Worker
@@ -94,6 +99,66 @@ async def test_a_refusal_has_one_shape(
     assert answer.status_code == code
     error = answer.json()["error"]
     assert set(error) == {"field", "rule", "value", "message"} and error["field"] == field
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+PLACES: tuple[tuple[str | int, ...], ...] = (
+    (), ("id",), ("inputs",), ("inputs", 0), ("inputs", 0, "name"), ("inputs", 0, "datatype"),
+    ("inputs", 0, "shape"), ("inputs", 0, "shape", 0), ("inputs", 0, "data"),
+    ("inputs", 0, "data", 0), ("outputs",), ("outputs", 0), ("outputs", 0, "name"),
+)  # fmt: skip
+
+
+def with_value(body: Any, place: tuple[str | int, ...], value: Any) -> Any:
+    """A good body with another value at one place."""
+    if not place:
+        return value
+    inside = with_value(body[place[0]], place[1:], value)
+    if isinstance(body, dict):
+        return body | {place[0]: inside}
+    return [inside if index == place[0] else one for index, one in enumerate(body)]
+
+
+def test_no_body_makes_a_server_error(make: Any) -> None:
+    """Whatever JSON a client sends, the answer is 200 or names the client's mistake."""
+    good = make.body("x", id="r", outputs=[{"name": "label"}])
+    seen = set()
+
+    @settings(deadline=None, max_examples=300)
+    @given(st.sampled_from(PLACES), JSON)
+    def check(place: tuple[str | int, ...], value: Any) -> None:
+        body = with_value(good, place, value)
+        answer = runner.run(client.post(INFER, content=json.dumps(body)))
+        seen.add(answer.status_code)
+        assert answer.status_code in (200, 400), answer.text
+        if answer.status_code == 400:
+            assert answer.json()["error"]["field"]
+
+    async def serving() -> tuple[Worker, httpx.AsyncClient]:
+        config = WorkerConfig(model="m", namespace="n", model_digest="sha256:" + "a" * 64)
+        made = Worker(config, WorkerMetrics("m", 0.25), None)
+        in_force(made)
+        transport = httpx.ASGITransport(app=make_app(made))
+        return made, httpx.AsyncClient(transport=transport, base_url="http://worker")
+
+    def answering(_: Any, frame: Any) -> None:
+        for row in frame[1]:
+            worker.requests.settle([row[0], Status.ANSWERED, 0, 0.5, 1, 2, 0, 3], 0.0)
+
+    with asyncio.Runner() as runner:
+        worker, client = runner.run(serving())
+        worker.requests._send = answering
+        check()
+        runner.run(client.aclose())
+    assert seen == {200, 400}, "both were met"
 
 
 def _series(worker: Worker, start: str) -> dict[str, float]:

@@ -52,6 +52,7 @@ BAD = {
     "no shape": (body(inputs=[tensor(shape=None)]), "inputs[0].shape"),
     "too many texts": (body(inputs=[tensor(shape=[5], data=["x"] * 5)]), "inputs[0].data"),
     "an unknown output": (body(outputs=[{"name": "logits"}]), "outputs[0].name"),
+    "an output's name that is no string": (body(outputs=[{"name": []}]), "outputs[0].name"),
     "outputs that are no list": (body(outputs={"name": "label"}), "outputs"),
 }
 

@@ -106,7 +106,7 @@ def _outputs(outputs: Any, texts: int) -> tuple[str, ...]:
     asked = []
     for place, item in enumerate(outputs):
         name = item.get("name") if isinstance(item, dict) else None
-        if name not in OUTPUT_TYPES:
+        if not isinstance(name, str) or name not in OUTPUT_TYPES:
             rule = f"must be one of {', '.join(OUTPUT_TYPES)}"
             raise RequestInvalid(f"outputs[{place}].name", rule, name)
         asked.append(name)
