@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Generator, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +254,29 @@ def test_a_candidate_that_fails_is_taken_out_and_costs_stable_nothing(
         assert ok is (turn == 3), "the fourth batch is served by stable alone"
     assert front.take(Kind.TRIPPED) == {"version": 1, "digest": bad.candidate.digest}
     front.close()
+
+
+def test_a_snapshot_on_the_wire_does_not_undo_a_trip(model: LoadedModel) -> None:
+    runner = Sabotaged(model)
+    bad = snapshot(runner.shape, EXITING, weight=5000)
+    assert bad.candidate is not None
+    runner.digest, runner.how = bad.candidate.digest, "raises"
+    with closing(Front(model, runner)) as front:
+
+        def statuses_on_candidate(count: int, salt: str = "salt") -> list[int]:
+            found = []
+            for _ in range(count):
+                front.ask(TEXTS[:1], [0], salt=salt)
+                found.append(front.rows(Kind.ANSWERS, 1)[0][1])
+            return found
+
+        front.assign(bad)
+        assert statuses_on_candidate(3) == [Status.FAILED] * 3
+        front.take(Kind.TRIPPED)
+        front.assign(snapshot(runner.shape, EXITING, version=2, weight=9000))
+        assert statuses_on_candidate(3) == [Status.ANSWERED] * 3
+        front.assign(snapshot(runner.shape, EXITING, version=3, weight=9000, salt="another"))
+        assert statuses_on_candidate(1, "another") == [Status.FAILED], "it may try again"
 
 
 def test_a_candidate_that_is_slow_is_taken_out_where_stable_is_not(model: LoadedModel) -> None:

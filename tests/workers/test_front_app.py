@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimwheel_api.policy import DENSE
+from trimwheel_api.policy import DENSE, parse_policy
 from trimwheel_api.worker_config import WorkerConfig
 from trimwheel_workers.arms import ModelShape, Snapshot, resident
+from trimwheel_workers.engine.frames import Kind
 from trimwheel_workers.engine.status import Status
 from trimwheel_workers.front.app import make_app
 from trimwheel_workers.front.metrics import WorkerMetrics
@@ -215,6 +216,26 @@ async def test_rows_that_the_engine_never_gives_back_are_given_up(
     answer = await client.post(INFER, json=make.body("x"))
     assert answer.status_code == 503 and answer.json()["error"]["field"] == "request"
     assert worker.requests.in_flight == 0
+
+
+async def test_a_snapshot_on_the_wire_does_not_undo_a_trip(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_force(worker)
+    monkeypatch.setattr(worker.engine, "send", lambda *_: None)
+    candidate = resident(parse_policy({"moe": {"topK": 1}}), SHAPE)
+    for version, weight in ((2, 1000), (3, 5000)):
+        snapshot = Snapshot(
+            version, version, "salt", weight, 0.0, resident(DENSE, SHAPE), candidate
+        )
+        worker.requests.retarget(snapshot)
+        worker._send_snapshot(snapshot)
+    worker.engine_frame(Kind.APPLIED, {"version": 2})
+    worker.engine_frame(Kind.TRIPPED, {"version": 2, "digest": candidate.digest})
+    worker.engine_frame(Kind.APPLIED, {"version": 3})
+    assert worker.requests.serving is not None and worker.requests.target is not None
+    assert (worker.requests.serving.version, worker.requests.serving.weight) == (3, 0)
+    assert worker.requests.target.weight == 0
 
 
 async def test_metrics_are_text(client: httpx.AsyncClient) -> None:

@@ -46,6 +46,8 @@ class EngineLoop:
         self._snapshot: Snapshot | None = None
         self._slo = config.slo
         self._tripwire = Tripwire(config.slo)
+        self._tripped: tuple[str, str] | None = None
+        """(salt, digest) of the candidate that was taken out: none of its rollout serves again."""
         self._open = True
         self._stopping = False
 
@@ -101,6 +103,9 @@ class EngineLoop:
         known = {p.digest: p for p in (before.stable, before.candidate) if p} if before else {}
         if before is None or before.salt != snapshot.salt or _digest(before) != _digest(snapshot):
             self._tripwire = Tripwire(self._slo)
+        if self._tripped == (snapshot.salt, _digest(snapshot)):
+            # The front sent this before it heard of the trip.
+            snapshot = snapshot.on_stable(snapshot.version)
         self._snapshot = _with_known(snapshot, known)
         self._send(Kind.APPLIED, {"version": snapshot.version})
 
@@ -224,6 +229,7 @@ class EngineLoop:
                 snapshot.candidate.digest,
                 "failed" if ran.failed else f"ran {elapsed:.3f} s over {work} layer-tokens",
             )
+            self._tripped = (snapshot.salt, snapshot.candidate.digest)
             self._snapshot = snapshot.on_stable(snapshot.version)
             self._send(
                 Kind.TRIPPED, {"version": snapshot.version, "digest": snapshot.candidate.digest}

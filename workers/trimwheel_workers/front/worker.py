@@ -263,6 +263,9 @@ class Worker:
 
     def _applied(self, version: int) -> None:
         snapshot, future = self._applying.pop(version)
+        if snapshot.candidate is not None and self._is_tripped(snapshot.salt, snapshot.candidate):
+            # Sent before the trip was heard of: the engine keeps everybody on stable.
+            snapshot = snapshot.on_stable(snapshot.version)
         self.requests.serving = snapshot
         self.metrics.policy_epoch.set(snapshot.epoch)
         if not future.done():
