@@ -193,6 +193,22 @@ async def test_a_full_queue_is_429_and_no_evidence(
     assert not any(_series(worker, "trimwheel_guard_").values())
 
 
+async def test_a_request_of_several_texts_is_taken_whole_or_not_at_all(
+    client: httpx.AsyncClient, worker: Worker, make: Any
+) -> None:
+    in_force(worker)
+    limits = worker.requests._limits
+    worker.requests._limits = type(limits)(queue=3, deadline=0.05, slo=0.25)
+    sent: list[Any] = []
+    worker.requests._send = lambda kind, body: sent.extend(body[1])
+    first, second = await asyncio.gather(
+        client.post(INFER, json=make.body("x", "y")), client.post(INFER, json=make.body("x", "y"))
+    )
+    assert (first.status_code, second.status_code) == (503, 429)
+    assert "queue" in second.json()["error"]["message"] and len(sent) == 2
+    assert (await client.post(INFER, json=make.body("x", "y", "z"))).status_code == 503, "it fits"
+
+
 async def test_an_engine_that_is_away_is_503_and_evidence_of_an_error(
     client: httpx.AsyncClient, worker: Worker, make: Any
 ) -> None:

@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -117,13 +117,26 @@ class Dispatcher:
         """Rows without an answer."""
         return len(self._tickets)
 
-    def submit(self, text: str, session: str, tenant: str) -> asyncio.Future[Answer]:
-        """Send one text on its way. Raises Overloaded (429) or Unavailable (503)."""
+    def submit(
+        self, texts: Sequence[str], session: str, tenant: str
+    ) -> list[asyncio.Future[Answer]]:
+        """Send the texts of one request on their way, all or none.
+
+        Raises Overloaded (429) or Unavailable (503).
+        """
         snapshot = self.target
         if snapshot is None:
             raise Unavailable("no policy is assigned yet")
-        if len(self._tickets) >= self._limits.queue:
-            raise Overloaded(f"{len(self._tickets)} requests wait, {self._limits.queue} may")
+        if len(self._tickets) + len(texts) > self._limits.queue:
+            raise Overloaded(
+                f"{len(self._tickets)} texts wait, {self._limits.queue} may, "
+                f"and this request brings {len(texts)}"
+            )
+        return [self._submit(text, session, tenant, snapshot) for text in texts]
+
+    def _submit(
+        self, text: str, session: str, tenant: str, snapshot: Snapshot
+    ) -> asyncio.Future[Answer]:
         server_id = next(self._server_ids)
         place = cohort(session or server_id, snapshot.salt)
         u = audit_score(server_id, self._model)

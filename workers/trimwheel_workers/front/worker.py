@@ -87,7 +87,7 @@ class Worker:
         """Answer texts. Raises Overloaded (429) and Unavailable (503)."""
         if not self.serving:
             raise Unavailable("the engine is not ready")
-        futures = [self.requests.submit(text, session, tenant) for text in texts]
+        futures = self.requests.submit(texts, session, tenant)
         if len(futures) == 1:
             return [await futures[0]]
         return list(await asyncio.gather(*futures))
