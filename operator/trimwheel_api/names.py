@@ -115,6 +115,7 @@ class Reason:
     APPLIED = "Applied"  # the spec is applied
     INVALID_SPEC = "InvalidSpec"  # a field breaks a rule that the schema could not express
     APPLY_REFUSED = "ApplyRefused"  # the API server refuses a worker object
+    NAME_TAKEN = "NameTaken"  # somebody else's Deployment or Service has the model's name
     DENSE = "Dense"  # the model serves full depth, which needs no certificate
     CERTIFICATE_VALID = "CertificateValid"
     CERTIFICATE_EXPIRED = "CertificateExpired"

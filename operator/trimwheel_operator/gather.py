@@ -96,7 +96,7 @@ class Gatherer:
             assignment = _parsed(PolicyAssignment, raw_assignment)
         rollouts = self._of_model(PolicyRollout, namespace, name)
         approvals = self._approvals(namespace, rollouts)
-        children = self._children(namespace, name, memory, now) if model else Children()
+        children = self._children(model, memory, now) if model else Children()
         acknowledgements = self._acknowledgements(namespace, name)
         pods = self._pods(namespace, name, acknowledgements)
         active = [one for one in rollouts if phases.is_active(one.status)]
@@ -146,7 +146,7 @@ class Gatherer:
         ]
         return tuple(one for one in found if one is not None)
 
-    def _children(self, namespace: str, name: str, memory: Memory, now: datetime) -> Children:
+    def _children(self, model: AdaptiveModel, memory: Memory, now: datetime) -> Children:
         """Deployment and Service as they are; accounts and roles as this process left them.
 
         All are applied again once a resync, which undoes whatever somebody changed by hand.
@@ -158,17 +158,22 @@ class Gatherer:
             memory.checked_at = now
         hashes = dict(memory.applied)
         live: dict[str, Json] = {}
+        taken = set()
         for kind in ("Deployment", "Service"):
-            found = self.api.find(path_of(kind, namespace, name))
-            hashes.pop((kind, name), None)
-            if found is not None:
+            place = (kind, model.name)
+            found = self.api.find(path_of(kind, model.metadata.namespace, model.name))
+            hashes.pop(place, None)
+            if found is not None and is_ours(found, model):
                 live[kind] = found
-                hashes[kind, name] = manifests.hash_of(found)
+                hashes[place] = manifests.hash_of(found)
+            elif found is not None:
+                taken.add(place)
         return Children(
             hashes=hashes,
             deployment=_deployment_state(live.get("Deployment", {})),
             cluster_ip=str(live.get("Service", {}).get("spec", {}).get("clusterIP", "")),
             refused=dict(memory.refused),
+            taken=frozenset(taken),
             check=due,
         )
 
@@ -238,6 +243,17 @@ class Gatherer:
 def pod_selector(model: str) -> str:
     """Label selector of a model's worker pods."""
     return ",".join(f"{key}={value}" for key, value in manifests.selector(model).items())
+
+
+def is_ours(item: Json, model: AdaptiveModel) -> bool:
+    """Whether an object under a worker object's name is one: owned by the model, or made by us.
+
+    The label is for what a model left behind that was deleted without its dependents.
+    """
+    metadata = item["metadata"]
+    owners = {owner["uid"] for owner in metadata.get("ownerReferences", [])}
+    managed = metadata.get("labels", {}).get(names.LABEL_MANAGED_BY)
+    return model.metadata.uid in owners or managed == names.OPERATOR_ACCOUNT
 
 
 def held_since(assignment: Json) -> datetime | None:

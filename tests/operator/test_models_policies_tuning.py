@@ -12,8 +12,9 @@ from trimwheel_api.kinds import AdaptiveModel, TuningRun
 from trimwheel_api.names import Reason
 from trimwheel_api.policy import DENSE
 from trimwheel_operator import manifests
+from trimwheel_operator.gather import is_ours
 from trimwheel_operator.jobs import tuning_job
-from trimwheel_operator.plan.actions import WriteAssignment
+from trimwheel_operator.plan.actions import Ensure, WriteAssignment
 from trimwheel_operator.plan.observed import TuningJob
 from trimwheel_operator.plan.validation import first_mistake, mistakes
 from trimwheel_operator.settings import Settings, from_environment
@@ -106,6 +107,36 @@ def test_a_refused_worker_object_stalls_the_model_and_holds_up_no_decision(
     promoted.after(1).settle()
     assert promoted.of_model.condition("Stalled").status == "False"
     assert promoted.of_model.condition("Ready").status == "True"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "ours"),
+    [
+        ({}, False),
+        ({"labels": {"app.kubernetes.io/managed-by": "Helm"}}, False),
+        ({"ownerReferences": [{"uid": "uid-of-another-model"}]}, False),
+        ({"ownerReferences": [{"uid": "uid-AdaptiveModel-router"}]}, True),
+        ({"labels": {"app.kubernetes.io/managed-by": "trimwheel-operator"}}, True),
+    ],
+)
+def test_an_object_is_ours_when_the_model_owns_it_or_we_made_it(
+    world: World, metadata: Document, ours: bool
+) -> None:
+    assert is_ours({"metadata": metadata}, world.observe().model) is ours
+
+
+def test_somebody_elses_object_of_the_models_name_is_left_alone_and_stalls_the_model(
+    new_world: Any,
+) -> None:
+    world = new_world()
+    world.taken = {("Service", "router")}
+    world.model(engine={"threads": 4})
+    world.after(60)
+    asked = {action.place for action in world.look().actions if isinstance(action, Ensure)}
+    assert ("Service", "router") not in asked and ("Deployment", "router") in asked
+    stalled = world.settle().of_model.condition("Stalled")
+    assert (stalled.status, stalled.reason) == ("True", Reason.NAME_TAKEN)
+    assert "there is a Service router" in stalled.message
 
 
 def test_missing_workers_make_it_not_ready_and_not_reconciling(world: World) -> None:

@@ -49,6 +49,8 @@ class World(ApiServer):
     silent: set[str] = field(default_factory=set)
     said: dict[str, dict[str, str]] = field(default_factory=dict)
     """What a worker says beside its epoch: `refused`, `tripped`."""
+    taken: set[tuple[str, str]] = field(default_factory=set)
+    """(kind, name) of objects that somebody else made."""
     verdicts: dict[str, str] | None = None
     requests: int = 10_000
     admission: AdmissionCheck = AdmissionCheck(True, "", START - timedelta(days=1))
@@ -212,6 +214,7 @@ class World(ApiServer):
                 if ("Deployment", MODEL) in self.ensured
                 else DeploymentState(1),
                 refused=dict(self.refused),
+                taken=frozenset(self.taken),
                 cluster_ip="127.96.0.9" if ("Service", MODEL) in self.ensured else "",
             ),
             evidence=self._evidence(rollouts),

@@ -39,6 +39,8 @@ def worker_manifests(state: ObservedState, model: AdaptiveModel) -> list[Ensure]
     found = []
     for manifest in manifests.worker_objects(model, owner, state.settings):
         wanted = Ensure(manifest)
+        if wanted.place in state.children.taken:
+            continue  # a forced apply would make somebody else's object ours
         known = state.children.hashes.get(wanted.place)
         if state.children.check or known != manifests.hash_of(manifest):
             found.append(wanted)
@@ -196,6 +198,12 @@ def _trouble(state: ObservedState, mistake: SpecInvalid | None) -> tuple[str, st
     """Reason and message of what keeps the spec from being applied; None when nothing does."""
     if mistake is not None:
         return Reason.INVALID_SPEC, mistake.sentence()
+    for kind, name in sorted(state.children.taken):
+        return Reason.NAME_TAKEN, (
+            f"metadata.name: must be free for the model's {kind}, but there is a {kind} {name} "
+            f"that neither belongs to this model nor is {names.LABEL_MANAGED_BY}="
+            f"{names.OPERATOR_ACCOUNT}. Delete it, or create the model under another name"
+        )
     for (kind, name), said in state.children.refused.items():
         return Reason.APPLY_REFUSED, f"{kind} {name}: the API server refuses it: {said}"
     return None

@@ -72,6 +72,8 @@ class Children:
     cluster_ip: str = ""
     refused: Mapping[tuple[str, str], str] = field(default_factory=dict)
     """(kind, name) -> what the API server said when it last refused this object."""
+    taken: frozenset[tuple[str, str]] = frozenset()
+    """(kind, name) of objects that somebody else made under the names of ours."""
     check: bool = False
     """It is time to apply every manifest again, whatever the hashes say: somebody may have
     edited an object by hand."""
