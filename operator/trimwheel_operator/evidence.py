@@ -78,7 +78,7 @@ class EvidenceReader:
         found = self.counters(rollout, since - LOOKBACK_SECONDS, until)
         digest = rollout.spec.policy_digest
         guards = [
-            judge(rule, self._guard(rule, found, digest, effective, window, workers))
+            judge(rule, self._guard(rule, found, digest, window, workers))
             for rule in rules_of(effective)
         ]
         return Evidence(
@@ -151,7 +151,6 @@ class EvidenceReader:
         rule: GuardRule,
         found: Counters,
         digest: str,
-        effective: EffectiveRules,
         window: Window,
         workers: int,
     ) -> GuardEvidence:
@@ -164,7 +163,6 @@ class EvidenceReader:
             found.events,
             guard=rule.name,
             candidate=digest,
-            stable=effective.stable_digest,
             window=window,
         )
 

@@ -155,14 +155,14 @@ def guard_evidence(
     *,
     guard: str,
     candidate: str,
-    stable: str,
     window: Window,
 ) -> GuardEvidence:
-    """Evidence of one guard about the candidate digest, with stable as the background.
+    """Evidence of one guard about the candidate digest, with the stable arm as the background.
 
     `trials` and `events` are all lines of the two guard metrics for this model, from
-    `LOOKBACK_SECONDS` before `since`; other guards, arms and digests in them are ignored, save
-    that they show how far back the history goes.
+    `LOOKBACK_SECONDS` before `since`; other guards, arms and candidates in them are ignored, save
+    that they show how far back the history goes. Stable may change under a canary (an expired
+    certificate sends everyone to full depth); whatever it was then is the background.
     """
     history = reaches_back(trials, window)
     table = np.zeros((window.blocks, 4))
@@ -171,14 +171,16 @@ def guard_evidence(
     resets: list[float] = []
     if not history:  # Prometheus started anew inside the window: that is a reset of everything
         resets += [float(line.times[0]) for line in trials if len(line.times)][:1]
-    roles = (
-        (trials, ARM_CANDIDATE, candidate),
-        (trials, ARM_STABLE, stable),
-        (events, ARM_CANDIDATE, candidate),
-        (events, ARM_STABLE, stable),
-    )
-    for column, (lines, arm, digest) in enumerate(roles):
-        for line in matching(lines, guard=guard, arm=arm, digest=digest):
+    roles = [
+        arm
+        for lines in (matching(trials, guard=guard), matching(events, guard=guard))
+        for arm in (
+            matching(lines, arm=ARM_CANDIDATE, digest=candidate),
+            [one for one in matching(lines, arm=ARM_STABLE) if one.labels["digest"] != candidate],
+        )
+    ]
+    for column, lines in enumerate(roles):
+        for line in lines:
             found = increments(line, window, history=history)
             sums[column] += found.total
             table[:, column] += _by_block(found, window)

@@ -108,6 +108,29 @@ def test_each_counted_guard_fails_alone(started: Any, guard: str) -> None:
     assert [name for name, one in found.items() if one.verdict == "Fail"] == [guard]
 
 
+@pytest.mark.parametrize("guard", ["errors", "latency"])
+def test_a_relative_guard_fails_after_stable_changed_under_the_canary(
+    started: Any, guard: str
+) -> None:
+    """All of stable's counters of the second half are those of another policy."""
+    lines = counters(started, 0)
+    half = START.timestamp() + 29  # where a block of the comparison ends
+    for name in (table.GUARD_TRIALS.name, table.GUARD_EVENTS.name):
+        split = []
+        for one in lines[name]:
+            if one.labels["arm"] == names.ARM_STABLE:
+                until = np.minimum(one.values, np.interp(half, one.times, one.values))
+                split.append(Series(one.labels, one.times, until))
+                after = {**one.labels, "digest": "sha256:" + "d" * 64}
+                split.append(Series(after, one.times, one.values - until))
+            elif name == table.GUARD_EVENTS.name and one.labels["guard"] == guard:
+                split.append(Series(one.labels, one.times, np.clip(one.times - half, 0, 30) * 20))
+            else:
+                split.append(one)
+        lines[name] = split
+    assert guards_of(started, lines)[guard].verdict == "Fail"
+
+
 def test_a_candidate_too_slow_for_all_traffic_fails_capacity(started: Any) -> None:
     lines = counters(started, 0)
     lines[table.DEVICE_SECONDS.name] = [line(6, arm="stable"), line(80, arm="candidate")]

@@ -91,7 +91,6 @@ def test_evidence_sums_pods_and_keeps_blocks_of_both_arms_together() -> None:
         events + silent(second),
         guard="errors",
         candidate=CANDIDATE,
-        stable=STABLE,
         window=Window(1_000.0, 1_030.0, 30.0),
     )
     assert (evidence.trials, evidence.events) == (60, 2)
@@ -112,10 +111,22 @@ def test_other_guards_arms_and_digests_are_not_evidence() -> None:
         silent(trials),
         guard="errors",
         candidate=CANDIDATE,
-        stable=STABLE,
         window=WINDOW,
     )
     assert (evidence.trials, evidence.stable_trials) == (10, 0)
+
+
+def test_stable_is_the_background_whatever_policy_it_became() -> None:
+    """A certificate expired under the canary, and everyone else went to full depth."""
+    trials = [
+        guard_line("candidate", [0, 10, 20, 30]),
+        guard_line("stable", [0, 100, 100, 100]),
+        line([1_011, 1_025, 1_040], [0, 90, 180], arm="stable", digest="sha256:d", guard="errors"),
+    ]
+    events = [guard_line("candidate", [0, 0, 5, 10]), *silent(trials[1:])]
+    evidence = guard_evidence(trials, events, guard="errors", candidate=CANDIDATE, window=WINDOW)
+    assert (evidence.stable_trials, evidence.stable_events) == (280, 0)
+    assert evidence.blocks[:, :3].tolist() == [[10, 100, 0], [10, 90, 5], [10, 90, 5]]
 
 
 def test_an_increment_over_a_scrape_gap_counts_but_compares_nothing() -> None:
@@ -126,7 +137,6 @@ def test_an_increment_over_a_scrape_gap_counts_but_compares_nothing() -> None:
         silent(trials),
         guard="errors",
         candidate=CANDIDATE,
-        stable=STABLE,
         window=WINDOW,
     )
     assert evidence.trials == 80
@@ -155,7 +165,6 @@ def test_the_state_of_the_data_is_named(
         silent(trials),
         guard="errors",
         candidate=CANDIDATE,
-        stable=STABLE,
         window=Window(1_000.0, until, 30.0),
     )
     assert evidence.state is state
@@ -168,7 +177,6 @@ def test_an_event_whose_trial_was_before_the_window_never_exceeds_the_trials() -
         [guard_line("candidate", [0, 1])],
         guard="errors",
         candidate=CANDIDATE,
-        stable=STABLE,
         window=WINDOW,
     )
     assert (evidence.trials, evidence.events) == (0, 0)
@@ -176,9 +184,7 @@ def test_an_event_whose_trial_was_before_the_window_never_exceeds_the_trials() -
 
 def test_missing_event_counters_are_absent_data_not_success() -> None:
     trials = [guard_line("candidate", [0, 500])]
-    evidence = guard_evidence(
-        trials, [], guard="errors", candidate=CANDIDATE, stable=STABLE, window=WINDOW
-    )
+    evidence = guard_evidence(trials, [], guard="errors", candidate=CANDIDATE, window=WINDOW)
     assert evidence.state is DataState.ABSENT
     assert "not its events" in evidence.reason
 
