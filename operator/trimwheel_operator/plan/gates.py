@@ -173,7 +173,7 @@ def steps_are_as_strict(request: Request) -> Refusal | None:
 
 def steps_ramp(request: Request) -> Refusal | None:
     """A ramp only grows, with or without a waiver: nobody flips back while it does."""
-    weights = [basis_points(step.weight) for step in request.rollout.spec.steps or ()]
+    weights = [_weight(step) for step in request.rollout.spec.steps or ()]
     if weights != sorted(weights):
         return Refusal(Reason.INVALID_SPEC, "spec.steps: weights must not shrink from step to step")
     return None
@@ -184,18 +184,25 @@ def looser(steps: Sequence[Step], model_steps: Sequence[Step]) -> str:
 
     Before they exceed the weight of a model's step they must have waited, and seen requests, at
     least as long as the model's steps up to it; and where those begin in the shadow, so must they.
+    What the model's last step never reaches is for promotion, which takes a Pass and a person.
     """
-    if basis_points(model_steps[0].weight) == 0 and basis_points(steps[0].weight) > 0:
+    widest, bound = max(steps, key=_weight), max(model_steps, key=_weight)
+    if _weight(widest) > _weight(bound):
+        return f"a step at {widest.weight}, above the model's largest weight of {bound.weight}"
+    if _weight(model_steps[0]) == 0 and _weight(steps[0]) > 0:
         return "there is no shadow step at 0%"
     for index, bar in enumerate(model_steps):
-        limit = basis_points(bar.weight)
-        spent = [step for step in steps if basis_points(step.weight) <= limit]
+        spent = [step for step in steps if _weight(step) <= _weight(bar)]
         wanted = model_steps[: index + 1]
         if sum(seconds(s.hold) for s in spent) < sum(seconds(s.hold) for s in wanted):
             return f"less holding time than the model's steps up to {bar.weight}"
         if sum(s.min_requests for s in spent) < sum(s.min_requests for s in wanted):
             return f"fewer requests than the model's steps up to {bar.weight}"
     return ""
+
+
+def _weight(step: Step) -> int:
+    return basis_points(step.weight)
 
 
 def was_stable(request: Request) -> Refusal | None:
