@@ -26,7 +26,7 @@ from trimwheel_telemetry.counters import (
     covered_seconds,
     guard_evidence,
     matching,
-    newest_sample,
+    reporting_pods,
     total,
 )
 from trimwheel_telemetry.load import LoadCounters, full_depth_utilisation
@@ -202,9 +202,10 @@ def _capacity(found: Counters, window: Window, workers: int) -> GuardEvidence:
     """Arrivals of late, at the candidate's cost since it began."""
     recent = max(window.since, window.until - ARRIVAL_SECONDS)
     lately = Window(since=recent, until=window.until, max_age=window.max_age)
-    newest = newest_sample(found.requests, window)
-    if newest is None or window.until - newest > window.max_age:
-        return GuardEvidence(state=DataState.STALE, reason="no worker has reported lately")
+    heard = reporting_pods(found.requests, window)
+    if heard < max(workers, 1):
+        told = f"{heard} of {workers} ready workers have reported lately"
+        return GuardEvidence(state=DataState.STALE, reason=told)
     return capacity_evidence(
         arrivals=total(found.requests, lately),
         seconds=covered_seconds(found.requests, lately),

@@ -126,6 +126,18 @@ def newest_sample(series: Iterable[Series], window: Window) -> float | None:
     return max((float(times[-1]) for times in moments if len(times)), default=None)
 
 
+def reporting_pods(series: Iterable[Series], window: Window) -> int:
+    """How many pods have a fresh sample: what the others count is missing, not nothing."""
+    return len(
+        {
+            line.labels.get("pod", "")
+            for line in series
+            if (newest := newest_sample([line], window)) is not None
+            and window.until - newest <= window.max_age
+        }
+    )
+
+
 def covered_seconds(series: Iterable[Series], window: Window) -> float:
     """How much of the window counters speak of: up to the newest sample, from the window's start,
     or from the first sample where the answer does not reach back (Prometheus lost its history).

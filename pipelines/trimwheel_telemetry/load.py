@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from trimwheel_api.metrics import CODE_ANSWERED
 from trimwheel_api.names import ARM_STABLE
 from trimwheel_telemetry.answers import Series
-from trimwheel_telemetry.counters import Window, covered_seconds, matching, newest_sample, total
+from trimwheel_telemetry.counters import Window, covered_seconds, matching, reporting_pods, total
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +30,10 @@ def full_depth_utilisation(found: LoadCounters, window: Window, workers: int) ->
 
     What an answer of the stable arm costs now, scaled by the layers that it skips, times the
     arrivals of both arms, refused ones too. A policy that saves inside a layer (fewer experts)
-    costs more at full depth than this says. None without fresh samples, without stable requests,
-    or without workers.
+    costs more at full depth than this says. None without stable requests, without workers, or
+    without a fresh sample of as many pods as there are workers.
     """
-    newest = newest_sample(found.requests, window)
-    if newest is None or window.until - newest > window.max_age or workers < 1:
+    if workers < 1 or reporting_pods(found.requests, window) < workers:
         return None
     answered = matching(found.requests, code=CODE_ANSWERED)
     served, device, run, full = (

@@ -16,16 +16,26 @@ from trimwheel_telemetry.answers import Answer, Empty, Ok, Partial, Series, Unre
 
 
 class FakePrometheus:
-    """Answers raw queries with lines that a test gives."""
+    """Answers raw queries with lines that a test gives, shared out among pods."""
 
-    def __init__(self, lines: dict[str, list[Series]] | None) -> None:
+    def __init__(
+        self, lines: dict[str, list[Series]] | None, pods: tuple[str, ...] = ("a", "b")
+    ) -> None:
         self.lines = lines
+        self.pods = pods
 
     def raw(self, selector: str, start: float, end: float) -> Any:
         if self.lines is None:
             return Unreachable("connection refused")
         assert 'namespace="team"' in selector and 'model="router"' in selector
-        return Ok(series=tuple(self.lines[selector.partition("{")[0]]))
+        whole = self.lines[selector.partition("{")[0]]
+        return Ok(
+            series=tuple(
+                Series({**one.labels, "pod": pod}, one.times, one.values / len(self.pods))
+                for one in whole
+                for pod in self.pods
+            )
+        )
 
 
 def line(total: float, **labels: str) -> Series:
@@ -140,7 +150,18 @@ def test_a_candidate_too_slow_for_all_traffic_fails_capacity(started: Any) -> No
 def test_workers_that_fell_silent_are_no_evidence_for_any_guard(started: Any) -> None:
     found = guards_of(started, counters(started, 0), seconds=600)
     assert {guard.verdict for guard in found.values()} == {"NotEnoughEvidence"}
-    assert found["capacity"].message == "no worker has reported lately"
+    assert "0 of 2 ready workers" in found["capacity"].message
+
+
+def test_capacity_waits_for_every_worker_that_is_ready(started: Any) -> None:
+    """Half of the arrivals over all of the workers would pass at any load."""
+    prometheus: Any = FakePrometheus(counters(started, 0), pods=("a",))
+    now = START + timedelta(seconds=60)
+    found = EvidenceReader(prometheus, 1.0).read(started, workers=2, now=now)
+    assert found is not None
+    capacity = next(guard for guard in found.guards if guard.name == "capacity")
+    assert capacity.verdict == "NotEnoughEvidence"
+    assert "1 of 2 ready workers" in capacity.message
 
 
 def test_a_prometheus_that_began_anew_does_not_thin_out_the_arrivals(started: Any) -> None:

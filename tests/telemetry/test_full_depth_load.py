@@ -22,10 +22,11 @@ def line(
     since: float = NOW - 600,
     until: float = NOW,
     code: str = "200",
+    pod: str = "a",
 ) -> Series:
     """A counter that grows by `rate` a second, scraped every 5 s."""
     times = np.arange(since, until + 0.1, 5.0)
-    return Series({"arm": arm, "code": code}, times, (times - since) * rate + 7)
+    return Series({"arm": arm, "code": code, "pod": pod}, times, (times - since) * rate + 7)
 
 
 def counters(**changes: Any) -> LoadCounters:
@@ -36,7 +37,13 @@ def counters(**changes: Any) -> LoadCounters:
 
 def test_skipped_layers_are_paid_for() -> None:
     assert full_depth_utilisation(counters(), WINDOW, 1) == pytest.approx(0.4)
-    assert full_depth_utilisation(counters(), WINDOW, 4) == pytest.approx(0.1)
+
+
+def test_the_load_is_shared_by_the_workers() -> None:
+    four = LoadCounters(
+        *([line(rate / 4, pod=pod) for pod in "abcd"] for rate in (50.0, 0.2, 300.0, 600.0))
+    )
+    assert full_depth_utilisation(four, WINDOW, 4) == pytest.approx(0.1)
 
 
 def test_a_candidates_requests_arrive_but_their_cost_says_nothing() -> None:
@@ -65,6 +72,12 @@ def test_young_counters_are_spread_over_their_own_time() -> None:
         ("layers", counters(layers_run=[]), 1),
         ("fresh samples", counters(requests=[line(50, until=NOW - 60)]), 1),
         ("workers", counters(), 0),
+        ("a worker's samples", counters(), 2),
+        (
+            "a worker's fresh samples",
+            counters(requests=[line(50), line(9, until=NOW - 60, pod="b")]),
+            2,
+        ),
     ],
 )
 def test_without_data_the_answer_is_unknown(
