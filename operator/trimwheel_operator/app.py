@@ -51,9 +51,14 @@ class App:
                 self.reconciler.mark(key)
 
     def health(self) -> str:
-        """For the liveness probe. Raises RuntimeError when a task died."""
-        if not self.reconciler.alive():
-            raise RuntimeError("a reconcile task ended")
+        """For the liveness probe. Raises RuntimeError when a task or a thread died."""
+        parts = {
+            "a reconcile task": self.reconciler.alive,
+            "the leader lock's thread": self.leader.alive,
+            "a watch": self.watches.alive,
+        }
+        if ended := [part for part, alive in parts.items() if not alive()]:
+            raise RuntimeError(f"{', '.join(ended)} ended: the process has to be started anew")
         return "leading" if self.leader.held() else "standing by"
 
 

@@ -49,6 +49,9 @@ _BUILT_IN = {
     ),
 }
 _CONFLICTS = (HTTPStatus.CONFLICT, HTTPStatus.NOT_FOUND, HTTPStatus.GONE)
+_BROKEN = (*NETWORK, ValueError)
+"""A connection that fails, and an answer that is cut off or is no JSON: whatever sent it, later
+it may be better."""
 _LATER = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.UNAUTHORIZED)
 
 
@@ -127,14 +130,17 @@ class KubeApi:
                 if change["type"] == "ERROR":
                     raise Conflict(str(change["object"].get("message", "watch ended")))
                 yield change["type"], change["object"]
-        except NETWORK as error:
-            raise Unavailable(f"watch {path}: {error}") from error
+        except _BROKEN as error:
+            raise Unavailable(f"watch {path}: {error!r}") from error
         finally:
             response.close()
 
     def _json(self, method: str, path: str, body: Json | None = None, **query: Any) -> Json:
         response = self._send(method, path, body, **query)
-        found: Json = json.loads(response.data)
+        try:
+            found: Json = json.loads(response.data)
+        except _BROKEN as error:
+            raise Unavailable(f"{method} {path}: the answer broke off: {error!r}") from error
         return found
 
     def _send(self, method: str, path: str, body: Json | None, **query: Any) -> Any:
@@ -145,7 +151,7 @@ class KubeApi:
             return self._dynamic.request(method, path, body, serialize=False, **query)
         except client.ApiException as error:
             raise _translated(method, path, error) from error
-        except NETWORK as error:
+        except _BROKEN as error:
             raise Unavailable(f"{method} {path}: {error}") from error
 
 

@@ -65,6 +65,10 @@ class Leader:
         if not self.held():
             raise NotLeader(f"lease {names.OPERATOR_LEASE} is not ours: nothing is written")
 
+    def alive(self) -> bool:
+        """Whether the thread that keeps the lock still runs."""
+        return self._thread is not None and self._thread.is_alive()
+
     def start(self) -> None:
         """Keep the lock from now on."""
         self._thread = threading.Thread(target=self._run, name="leader", daemon=True)
@@ -102,8 +106,8 @@ class Leader:
         ):
             try:
                 self.attempt()
-            except TrimwheelError:
-                log.exception("lease %s: refused", names.OPERATOR_LEASE)
+            except Exception:  # whatever it was: without this thread nobody decides any more
+                log.exception("lease %s: trying again", names.OPERATOR_LEASE)
                 self._stop.wait(self._seconds / RENEWALS)
 
     def _attempt(self, began: float) -> bool:

@@ -60,13 +60,21 @@ class Watches:
         self._api = api
         self._mark = mark
         self._stop = threading.Event()
-        self._targets = watched(release_namespace)
+        self._threads = [
+            threading.Thread(
+                target=self._run, args=(target,), name=f"watch-{target.kind.lower()}", daemon=True
+            )
+            for target in watched(release_namespace)
+        ]
 
     def start(self) -> None:
         """Follow everything from now on."""
-        for target in self._targets:
-            name = f"watch-{target.kind.lower()}"
-            threading.Thread(target=self._run, args=(target,), name=name, daemon=True).start()
+        for thread in self._threads:
+            thread.start()
+
+    def alive(self) -> bool:
+        """Whether every watch still runs."""
+        return all(thread.is_alive() for thread in self._threads)
 
     def stop(self) -> None:
         """Mark nothing any more."""
@@ -82,6 +90,10 @@ class Watches:
                 version = ""
             except TrimwheelError as error:
                 log.warning("watch of %s: listing again: %s", target.kind, error)
+                version = ""
+                self._stop.wait(PAUSE)
+            except Exception:  # a watch that ended would be missed by nobody
+                log.exception("watch of %s: listing again", target.kind)
                 version = ""
                 self._stop.wait(PAUSE)
 

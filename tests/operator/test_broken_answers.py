@@ -1,0 +1,127 @@
+"""An API server, or a proxy before it, that breaks off its answers: everything goes on."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from kubernetes import client
+
+from trimwheel_api.errors import Unavailable
+from trimwheel_operator.app import App
+from trimwheel_operator.cluster import KubeApi
+from trimwheel_operator.leader import Leader
+from trimwheel_operator.metrics import OperatorMetrics
+from trimwheel_operator.watching import Watches
+
+LEASE = {"metadata": {"name": "x", "resourceVersion": "1"}, "spec": {"holderIdentity": "me"}}
+WHOLE = json.dumps(LEASE).encode()
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Promises a whole answer each time, and sends the next of a script."""
+
+    script: list[bytes]
+    seen: threading.Semaphore
+
+    def do_GET(self) -> None:
+        body = self.script.pop(0) if self.script else WHOLE
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(WHOLE)))
+        self.end_headers()
+        self.wfile.write(body)
+        self.close_connection = True
+        self.seen.release()
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
+
+    def log_message(self, *_: Any) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def breaking() -> Iterator[Callable[..., tuple[KubeApi, threading.Semaphore]]]:
+    """An API whose first answers are given, with a count of the answers sent."""
+    servers: list[ThreadingHTTPServer] = []
+
+    def make(*script: bytes) -> tuple[KubeApi, threading.Semaphore]:
+        seen = threading.Semaphore(0)
+        handler = type("Scripted", (Handler,), {"script": list(script), "seen": seen})
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        settings = client.Configuration(host=f"http://127.0.0.1:{server.server_port}")
+        settings.retries = False
+        return KubeApi(client.ApiClient(settings)), seen
+
+    yield make
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+NO_JSON = b"<html>" + b" " * (len(WHOLE) - 6)
+
+
+@pytest.mark.parametrize("body", [WHOLE[:10], NO_JSON], ids=["cut off", "no JSON"])
+def test_a_broken_answer_is_unavailable(breaking: Any, body: bytes) -> None:
+    api, _ = breaking(body)
+    with pytest.raises(Unavailable):
+        api.find("/apis/x")
+    assert api.find("/apis/x") == LEASE
+
+
+@pytest.mark.parametrize("body", [WHOLE[:10], NO_JSON], ids=["cut off", "no JSON"])
+def test_a_broken_watch_is_unavailable(breaking: Any, body: bytes) -> None:
+    api, _ = breaking(body[:-1] + b"\n")
+    with pytest.raises(Unavailable):
+        list(api.watch("/apis/x", "", "1"))
+
+
+def test_a_broken_answer_does_not_end_the_leadership(breaking: Any) -> None:
+    api, seen = breaking(WHOLE, WHOLE, WHOLE[:10], NO_JSON)
+    leader = Leader(api, "ns", "me", 1.0)
+    leader.start()
+    for _ in range(8):
+        assert seen.acquire(timeout=20)
+    assert leader.alive()
+    leader.stop()
+
+
+def test_health_tells_of_every_part_that_ended() -> None:
+    class Part:
+        ok = True
+
+        def alive(self) -> bool:
+            return self.ok
+
+        def held(self) -> bool:
+            return True
+
+    reconciler, watches, leader = Part(), Part(), Part()
+    app = App(reconciler, watches, leader, OperatorMetrics())  # type: ignore[arg-type]
+    assert app.health() == "leading"
+    for part, name in ((reconciler, "task"), (watches, "watch"), (leader, "leader")):
+        part.ok = False
+        with pytest.raises(RuntimeError, match=name):
+            app.health()
+        part.ok = True
+
+
+def test_watches_are_alive_once_they_run() -> None:
+    class Idle:
+        def list(self, *_: Any, **__: Any) -> Any:
+            raise KeyError("metadata")
+
+    watches = Watches(Idle(), "ns", lambda key: None)  # type: ignore[arg-type]
+    assert not watches.alive()
+    watches.start()
+    assert watches.alive()
+    watches.stop()
