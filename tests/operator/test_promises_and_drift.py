@@ -23,9 +23,9 @@ def degraded(world: World) -> bool:
     return bool(world.of_model.is_true(names.DEGRADED))
 
 
-def harmful(world: World) -> None:
-    world.tuning("alarm", reason="Harmful")
-    world.report_drift("alarm", "Harmful")
+def harmful(world: World, run: str = "alarm") -> None:
+    world.tuning(run, reason="Harmful")
+    world.report_drift(run, "Harmful")
 
 
 def test_a_promoted_policy_serves_while_its_certificate_is_valid(promoted: World) -> None:
@@ -194,6 +194,40 @@ def test_a_revoked_policy_may_not_be_gone_back_to_without_a_waiver(
     )
     promoted.after(1).settle()
     assert promoted.of_rollout("waived").is_true(names.READY)
+
+
+def test_a_revoked_policy_that_was_waived_back_serves_and_is_not_called_certified(
+    promoted: World, promote_policy: Any, other: Document
+) -> None:
+    digest = promoted.of_model.intended.digest
+    harmful(promoted.after(5))
+    promoted.settle()
+    promote_policy(promoted.after(5), "other", other)
+    promoted.rollout(
+        "waived", policyDigest=digest, type="Rollback", requestedBy="ann", allowUncertified=True
+    )
+    promoted.after(1).settle()
+    model, policy = promoted.of_model, promoted.status("AdaptivePolicy", "good")
+    assert promoted.assignment["stable"]["digest"] == digest and not degraded(promoted)
+    assert model.certificate.state == "Revoked"
+    for status in (model, policy):
+        assert status.condition(names.CERTIFIED).reason == Reason.CERTIFICATE_REVOKED
+        assert not status.is_true(names.CERTIFIED)
+    assert not harm_asks_for_full_depth(promoted.observe())
+    harmful(promoted.after(5), "again")
+    promoted.settle()
+    assert is_dense(promoted) and degraded(promoted), "the waiver did not cover this"
+
+
+def test_a_certificate_issued_after_the_harm_brings_the_promise_back(
+    promoted: World, promote_policy: Any, good: Document
+) -> None:
+    harmful(promoted.after(5))
+    promoted.settle()
+    promoted.after(60).policy("anew", good)
+    promote_policy(promoted, "anew")
+    assert promoted.of_model.certificate.state == "Valid"
+    assert promoted.of_model.is_true(names.CERTIFIED) and not is_dense(promoted)
 
 
 def test_a_waived_policy_serves_without_certificate_until_harm(

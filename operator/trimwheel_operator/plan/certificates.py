@@ -138,13 +138,13 @@ def of_intended(
 ) -> tuple[CertificateState, Standing]:
     """The state of the certificate behind the intended policy, with its reason.
 
-    Remembers a revocation: once harm was shown, neither a deleted TuningRun nor a changed clock
-    brings the promise back; only another promotion does.
+    Remembers a revocation: once harm was shown, neither a deleted TuningRun nor a changed clock nor
+    a way back to the policy brings the promise back; only a certificate that was issued later does.
     """
     intended = status.intended
     if intended is None or intended.digest == DENSE.digest:
         return CertificateState(), DENSE_STANDING
-    revoked = _revoked_at(status, intended)
+    revoked = shown_harm(status, intended) or revocation(status, intended.digest)
     if policy is None:
         found = Standing(
             "None",
@@ -166,11 +166,9 @@ def of_intended(
     return state, found
 
 
-def _revoked_at(status: AdaptiveModelStatus, intended: StablePolicy) -> datetime | None:
-    harm = harm_since(intended, status.drift)
-    known = status.certificate
-    if known and known.digest == intended.digest and (before := parse(known.revoked_at)):
-        promoted = parse(intended.since)
-        if promoted is None or before >= promoted:
-            return before
-    return harm
+def shown_harm(status: AdaptiveModelStatus, intended: StablePolicy) -> datetime | None:
+    """When harm of the intended policy was shown; None when that was before it was promoted."""
+    known, promoted = revocation(status, intended.digest), parse(intended.since)
+    if known and (promoted is None or known >= promoted):
+        return known
+    return harm_since(intended, status.drift)

@@ -14,7 +14,12 @@ from trimwheel_api.kinds.adaptive_model import StablePolicy
 from trimwheel_api.kinds.policy_assignment import AssignedPolicy
 from trimwheel_api.names import Reason
 from trimwheel_api.policy import DENSE, parse_policy
-from trimwheel_operator.plan.certificates import Standing, digest_of_policy, harm_since
+from trimwheel_operator.plan.certificates import (
+    Standing,
+    digest_of_policy,
+    harm_since,
+    shown_harm,
+)
 from trimwheel_operator.plan.draft import Draft
 from trimwheel_operator.plan.observed import ObservedState
 
@@ -44,23 +49,19 @@ def choose(draft: Draft, model: AdaptiveModel, found: Standing) -> StableChoice:
     if found.valid or _tolerated(draft, model, intended, found):
         return StableChoice(document, intended.policy, found)
     same_model = found.reason != Reason.MODEL_DIGEST_CHANGED
-    if same_model and _harmed(draft, intended, found) and _too_busy(draft, model):
+    if same_model and shown_harm(draft.model, intended) and _too_busy(draft, model):
         return StableChoice(document, intended.policy, found, no_room=True)
     return StableChoice(DENSE_ASSIGNED, "", found, degraded=True)
 
 
 def _tolerated(draft: Draft, model: AdaptiveModel, intended: StablePolicy, found: Standing) -> bool:
-    """Whether a person decided that it may be served without a valid certificate."""
-    if _harmed(draft, intended, found):
+    """Whether a person decided that it may be served without a valid certificate.
+
+    A waiver covers what was known when it was given, an older revocation too, and no later harm.
+    """
+    if shown_harm(draft.model, intended):
         return model.spec.drift.on_harm == "alert"
     return intended.waived and found.reason != Reason.MODEL_DIGEST_CHANGED
-
-
-def _harmed(draft: Draft, intended: StablePolicy, found: Standing) -> bool:
-    """Whether audits showed harm of this policy on this model."""
-    return found.reason == Reason.CERTIFICATE_REVOKED or bool(
-        harm_since(intended, draft.model.drift)
-    )
 
 
 def _too_busy(draft: Draft, model: AdaptiveModel) -> bool:
@@ -80,12 +81,12 @@ def harm_asks_for_full_depth(state: ObservedState) -> bool:
     model, assignment = state.model, state.assignment
     if model is None or assignment is None or model.spec.drift.on_harm == "alert":
         return False
-    intended, known = model.status.intended, model.status.certificate
+    intended = model.status.intended
     if intended is None or assignment.spec.stable.digest == DENSE.digest:
         return False
-    reported = [model.status.drift, *(run.status.drift for run in state.runs)]
-    revoked = known is not None and known.state == "Revoked"
-    return revoked or any(harm_since(intended, drift) for drift in reported)
+    if shown_harm(model.status, intended):
+        return True
+    return any(harm_since(intended, run.status.drift) for run in state.runs)
 
 
 def known_document(state: ObservedState, digest: str) -> AssignedPolicy | None:
