@@ -227,6 +227,24 @@ def test_nothing_is_renewed_while_nobody_is_served_the_candidate(
     assert world.assignment["renewals"] == 0
 
 
+def test_a_rollout_of_more_decisions_than_are_kept_goes_on_where_it_was(
+    world: World, good: Document
+) -> None:
+    world.policy("good", good)
+    world.rollout("ramp", "good")
+    world.guards("Pass")
+    world.settle().after(16).settle()
+    world.guards("NotEnoughEvidence")
+    for _ in range(33):
+        for paused in (True, False):
+            world.change("ramp", paused=paused)
+            world.after(0.1).settle()
+    status = world.of_rollout("ramp")
+    assert status.decisions[0].seq > 1, "the start is not among those that are kept"
+    assert (status.step, world.assignment["weightBasisPoints"]) == (1, 1000)
+    assert "Start" not in [one.action for one in status.decisions]
+
+
 def test_pausing_keeps_the_weight_and_the_armed_rollback(world: World, good: Document) -> None:
     start(world, good)
     climb(world, 1)

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 from trimwheel_api.kinds import PolicyRollout
 from trimwheel_api.kinds.adaptive_model import Step
 from trimwheel_api.kinds.policy_rollout import EffectiveRules, PolicyRolloutStatus
-from trimwheel_api.names import Action
 from trimwheel_api.values import basis_points
-from trimwheel_operator.plan.clock import parse
 
 QUEUED = "Queued"
 PROGRESSING = "Progressing"
@@ -50,8 +46,11 @@ def is_active(status: PolicyRolloutStatus) -> bool:
 
 
 def was_started(status: PolicyRolloutStatus) -> bool:
-    """Whether the start, that is the first assignment with the candidate, was recorded."""
-    return any(one.action == Action.START for one in status.decisions)
+    """Whether the start, that is the first assignment with the candidate, was recorded.
+
+    Not by its decision: of those only the last 64 are kept.
+    """
+    return bool(status.step_started_at)
 
 
 def rules(status: PolicyRolloutStatus) -> EffectiveRules:
@@ -80,8 +79,3 @@ def is_last_step(status: PolicyRolloutStatus) -> bool:
 def age(rollout: PolicyRollout) -> tuple[str, str]:
     """Sort key: oldest first, then by name."""
     return rollout.metadata.creation_timestamp, rollout.name
-
-
-def created(timestamp: str) -> datetime | None:
-    """Moment behind a creationTimestamp."""
-    return parse(timestamp)
