@@ -93,6 +93,7 @@ class EvidenceReader:
                     history_of=found.requests,
                 )
             ),
+            step_started_at=rollout.status.step_started_at,
         )
 
     def counters(self, rollout: PolicyRollout, start: float, end: float) -> Counters:

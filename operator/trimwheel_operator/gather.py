@@ -216,7 +216,7 @@ class Gatherer:
         memory: Memory,
         now: datetime,
     ) -> Evidence | None:
-        """Asked at most twice a scrape: it cannot change faster."""
+        """Asked at most twice a scrape, since it cannot change faster, and once a step."""
         if not active:
             memory.evidence = memory.evidence_at = None
             return None
@@ -225,7 +225,8 @@ class Gatherer:
         fresh = (
             last is not None and (now - last).total_seconds() < self.settings.scrape_interval / 2
         )
-        if known is None or known.rollout_uid != rollout.metadata.uid or not fresh:
+        asked = (rollout.metadata.uid, rollout.status.step_started_at)
+        if known is None or (known.rollout_uid, known.step_started_at) != asked or not fresh:
             memory.evidence = self.evidence.read(rollout, workers, now)
             memory.evidence_at = now
         return memory.evidence

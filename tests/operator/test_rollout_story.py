@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from trimwheel_api import names
 from trimwheel_api.names import Action, Reason
 from trimwheel_api.policy import DENSE
+from trimwheel_operator.plan import plan
 from trimwheel_operator.plan.actions import PatchStatus
 
 World = Any
@@ -243,6 +245,20 @@ def test_a_rollout_of_more_decisions_than_are_kept_goes_on_where_it_was(
     assert status.decisions[0].seq > 1, "the start is not among those that are kept"
     assert (status.step, world.assignment["weightBasisPoints"]) == (1, 1000)
     assert "Start" not in [one.action for one in status.decisions]
+
+
+def test_evidence_of_another_step_moves_nothing_on(world: World, good: Document) -> None:
+    world.policy("good", good)
+    world.rollout("ramp", "good")
+    world.guards("Pass")
+    world.settle().after(16)
+    late = world.observe()
+    world.settle().after(16)
+    evidence = late.evidence
+    assert evidence is not None
+    state = dataclasses.replace(world.observe(), evidence=evidence)
+    assert plan(state, world.now).decided == ()
+    assert [one.action for one in plan(world.observe(), world.now).decided] == ["Advance"]
 
 
 def test_pausing_keeps_the_weight_and_the_armed_rollback(world: World, good: Document) -> None:

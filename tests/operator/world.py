@@ -271,4 +271,5 @@ class World(ApiServer):
             GuardStatus(name=name, verdict=verdict, value="0.1", bound="0.02", samples=500)  # type: ignore[arg-type]
             for name, verdict in self.verdicts.items()
         )
-        return Evidence(active[0].metadata.uid, guards, self.requests)
+        uid, step = active[0].metadata.uid, active[0].status.step_started_at
+        return Evidence(uid, guards, self.requests, step)

@@ -186,9 +186,12 @@ def take_step(draft: Draft, rollout: PolicyRollout) -> None:
 
 def has_enough(draft: Draft, rollout: PolicyRollout) -> bool:
     """Whether the step saw its requests, and audits speak at all: no data is never a Pass."""
-    evidence, step = draft.state.evidence, phases.current_step(draft.status(rollout))
+    evidence, status = draft.state.evidence, draft.status(rollout)
     if evidence is None or evidence.rollout_uid != rollout.metadata.uid:
         return False
+    if evidence.step_started_at != status.step_started_at:
+        return False
+    step = phases.current_step(status)
     if not any(guard.samples for guard in evidence.guards):
         return False
     return step.min_requests == 0 or (evidence.step_requests or 0) >= step.min_requests

@@ -86,7 +86,9 @@ class Evidence:
     rollout_uid: str
     guards: tuple[GuardStatus, ...]
     step_requests: int | None
-    """Requests that the candidate answered on the current step; None when nobody knows."""
+    """Requests that the candidate answered on the step; None when nobody knows."""
+    step_started_at: str
+    """Begin of the step that `step_requests` speaks of, as in the rollout's status."""
 
 
 @dataclass(frozen=True, slots=True)
