@@ -261,6 +261,20 @@ def test_evidence_of_another_step_moves_nothing_on(world: World, good: Document)
     assert [one.action for one in plan(world.observe(), world.now).decided] == ["Advance"]
 
 
+@pytest.mark.parametrize("change", [{"paused": True}, {"abort": True}])
+def test_a_finished_rollout_that_is_changed_says_that_it_was_seen(
+    promoted: World, change: Document
+) -> None:
+    """Else `kubectl wait`, Flux and Argo CD would wait for it for ever."""
+    before = promoted.of_rollout("to-good")
+    promoted.change("to-good", **change)
+    promoted.after(1).settle()
+    after = promoted.of_rollout("to-good")
+    assert after.observed_generation == before.observed_generation + 1
+    assert {one.observed_generation for one in after.conditions} == {after.observed_generation}
+    assert after.decisions == before.decisions and after.is_true(names.READY)
+
+
 def test_pausing_keeps_the_weight_and_the_armed_rollback(world: World, good: Document) -> None:
     start(world, good)
     climb(world, 1)

@@ -27,6 +27,8 @@ from trimwheel_operator.plan.stable import known_document, policy_of_digest
 
 def story(draft: Draft, model: AdaptiveModel) -> None:
     """Everything about this model's rollouts, in order."""
+    for rollout in _with(draft, phases.is_finished):
+        acknowledge(draft, rollout)
     settle(draft, model)
     for rollout in _with(draft, phases.is_rolling_back):
         outcomes.complete(draft, rollout)
@@ -55,6 +57,16 @@ def orphans(draft: Draft) -> None:
         refuse(
             draft, rollout, Refusal(Reason.MODEL_NOT_FOUND, message, not phases.is_pending(status))
         )
+
+
+def acknowledge(draft: Draft, rollout: PolicyRollout) -> None:
+    """A finished rollout may still be paused or aborted, which changes nothing: it was seen."""
+    status, generation = draft.status(rollout), rollout.metadata.generation
+    if status.observed_generation == generation:
+        return
+    seen = {"observed_generation": generation}
+    conditions = [one.model_copy(update=seen) for one in status.conditions]
+    draft.update(rollout, conditions=conditions, **seen)
 
 
 def _with(draft: Draft, predicate: Callable[[PolicyRolloutStatus], bool]) -> list[PolicyRollout]:
