@@ -3,20 +3,22 @@ contract's."""
 
 from __future__ import annotations
 
+import math
 import random
 
+import numpy as np
 import pytest
 import torch
 
-from trimwheel_api.decide import NEVER, as_compared, decide, single
+from trimwheel_api.decide import NEVER, as_compared, decide
 from trimwheel_workers.model import kernels
 from trimwheel_workers.model.config import EncoderConfig, Signature
 from trimwheel_workers.model.encoder import Encoder
 from trimwheel_workers.model.exits import Rows
 from trimwheel_workers.model.kernels import Linear
-from trimwheel_workers.model.packing import Group, pack
+from trimwheel_workers.model.packing import Block, Layout, blocked, exact, pack
 from trimwheel_workers.model.reference import reference_logits
-from trimwheel_workers.model.scores import SCORES, Judged, judge, judge_one
+from trimwheel_workers.model.scores import SCORES, Judged, features_of, judge
 
 EXITS = (1, 2, 3)
 CONFIG = EncoderConfig(
@@ -172,13 +174,11 @@ def test_ties_and_their_neighbours_leave_as_the_contract_says() -> None:
     near = torch.where(towards == 1, scores, torch.nextafter(scores, towards)).tolist()
     # As a policy writes it: a decimal, in 64 bits beside the 32-bit float that it means.
     asked = [float(f"{value:.9f}") for value in near]
-    lengths, nobody = [1] * len(asked), torch.empty(len(asked), 0, dtype=torch.int64)
-    rows = Rows(
-        x=torch.zeros(len(asked), 1), lengths=lengths, callers=torch.arange(len(asked)),
-        thresholds=torch.tensor([[as_compared(value)] for value in asked], dtype=torch.float64),
-        caps=None, earlier=nobody, groups=(), starts=torch.arange(len(asked)),
-    )  # fmt: skip
-    left = rows.leaving(0, Judged(scores, torch.zeros(len(asked), dtype=torch.int64), scores))
+    limits = np.array([[as_compared(value)] for value in asked])
+    count = len(asked)
+    rows = Rows(torch.zeros(count, 1), [1] * count, np.arange(count), limits, caps=None)
+    answers = np.zeros(count, dtype=np.int64)
+    left = rows.leaving(0, Judged(scores.numpy(), answers, scores.numpy()))
     wanted = [decide([s], [t]) == 0 for s, t in zip(scores.tolist(), asked, strict=True)]
     assert left.tolist() == wanted and 1_000 < sum(wanted) < 2_100
 
@@ -278,23 +278,30 @@ def test_without_onednn_the_model_still_serves(monkeypatch: pytest.MonkeyPatch) 
     torch.testing.assert_close(fast.scores, slow.scores, **NEAR)
 
 
-@pytest.mark.parametrize("score", SCORES)
-def test_scores_in_python_floats_agree_with_tensors_and_lie_in_the_unit_interval(
-    score: str, served: Encoder
+@pytest.mark.parametrize("earlier_exits", [0, 2])
+def test_scores_agree_with_their_definitions_and_lie_in_the_unit_interval(
+    earlier_exits: int, served: Encoder
 ) -> None:
     torch.manual_seed(2)
     logits = torch.randn(200, 7) * torch.logspace(-2, 2, 200).unsqueeze(1)
-    earlier = torch.randint(7, (200, 2))
-    batch = judge(logits, 2, earlier, served.learned, score)
-    table = served.learned.tables()[2]
-    rows = [
-        judge_one(row, before, table, score)
-        for row, before in zip(logits.tolist(), earlier.tolist(), strict=True)
-    ]
-    torch.testing.assert_close(batch.score, torch.tensor([row[0] for row in rows]), **NEAR)
-    assert batch.prediction.tolist() == [row[1] for row in rows]
-    assert all(row[0] == single(row[0]) for row in rows), "scores are 32-bit floats"
-    assert batch.score.min() >= -1e-6 and batch.score.max() <= 1 + 1e-6
+    earlier = torch.randint(7, (200, earlier_exits))
+    p = torch.softmax(logits, dim=-1)
+    top = p.topk(2, dim=-1)
+    features = features_of(logits, p, top.indices, earlier)
+    odds = features @ served.learned.weight[2] + served.learned.class_bias[2, top.indices[:, 0]]
+    expected = {
+        "learned": torch.sigmoid(odds),
+        "maxProb": top.values[:, 0],
+        "margin": top.values[:, 0] - top.values[:, 1],
+        "entropy": 1 - torch.special.entr(p).sum(1) / math.log(7),
+    }
+    regression = served.learned.regressions()[2]
+    for score in SCORES:
+        judged = judge(logits.numpy(), earlier.numpy(), regression, score)
+        torch.testing.assert_close(torch.from_numpy(judged.score), expected[score], **NEAR)
+        assert judged.score.dtype == np.float32, "scores are 32-bit floats"
+        assert judged.prediction.tolist() == top.indices[:, 0].tolist()
+        assert judged.score.min() >= -1e-6 and judged.score.max() <= 1 + 1e-6
 
 
 def test_an_unknown_score_is_refused_by_name(served: Encoder) -> None:
@@ -309,7 +316,8 @@ def test_packing_groups_rows_of_equal_length_and_remembers_the_order() -> None:
     assert batch.offsets.tolist() == [0, 1, 2, 5, 8]
     assert batch.positions.tolist() == [0, 0, 0, 1, 2, 0, 1, 2]
     assert batch.order == (1, 3, 0, 2)
-    assert batch.groups == (Group(0, 2, 1), Group(2, 2, 3))
+    assert batch.lengths == (1, 1, 3, 3)
+    assert exact(batch.lengths) == Layout((Block(2, 1), Block(2, 3)))
 
 
 @pytest.mark.parametrize("texts", [[], [[]], [[1], []]])

@@ -16,20 +16,26 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from trimwheel_workers.model import scores
 from trimwheel_workers.model.blocks import NORM_EPSILON, Experts, Layer
 from trimwheel_workers.model.config import EncoderConfig, Signature
-from trimwheel_workers.model.exits import Heads, Rows, starts_of
+from trimwheel_workers.model.exits import Heads, Rows
 from trimwheel_workers.model.kernels import Modules, prepack
-from trimwheel_workers.model.packing import PackedBatch, pack
+from trimwheel_workers.model.packing import PackedBatch, exact, pack
+from trimwheel_workers.model.scores import Judged, LearnedScore, Regression, judge
 
 __all__ = ["Encoder", "FullOutcome", "Outcome", "PackedBatch", "Signature", "pack"]
 
 PEEK_TOKENS = 96
 """Tokens under way from which deciding by a peek is cheaper than running the layer (measured)."""
+
+
+NOTHING = np.empty((0, 0), dtype=np.int64)
+"""No earlier predictions."""
 
 
 class Outcome(NamedTuple):
@@ -66,9 +72,9 @@ class Encoder(nn.Module):
             for number in range(1, config.layers + 1)
         )
         self.heads = Heads(config)
-        self.learned = scores.LearnedScore(len(config.exits), len(config.classes))
+        self.learned = LearnedScore(len(config.exits), len(config.classes))
         self._exit_after = {layer: index for index, layer in enumerate(config.exits)}
-        self._score_tables: list[tuple[list[float], list[float]]] | None = None
+        self._host_scores: list[Regression] | None = None
 
     @property
     def mixture(self) -> Experts:
@@ -90,8 +96,14 @@ class Encoder(nn.Module):
             part.to(dtype)
         self.mixture.routers.float()
         prepack(self.layers)
-        self._score_tables = self.learned.tables()
+        self.mixture.serving()
+        self._host_scores = self.learned.regressions()
         return self
+
+    @property
+    def _scores(self) -> list[Regression]:
+        """The learned scores, read once when the model is frozen and anew while it may change."""
+        return self._host_scores or self.learned.regressions()
 
     # ------------------------------------------------------------------ serving
 
@@ -111,16 +123,13 @@ class Encoder(nn.Module):
         ``depth_cap`` int64 [N] is the index of the latest exit to answer at (E: no cap). Scores lie
         in [0, 1]; a threshold above 1 means never.
         """
-        if batch.rows == 1 and not isinstance(thresholds, Tensor):
-            cap = len(self.config.exits) if depth_cap is None else int(depth_cap[0])
-            return self._adaptive_one(batch, thresholds, signature, cap, score)
         rows = self._rows(batch, thresholds, depth_cap)
-        used = (rows.thresholds <= 1).any(0)
+        used: NDArray[np.bool_] = np.any(rows.thresholds <= 1, axis=0)
         if rows.caps is not None:
-            used |= rows.caps.min() <= torch.arange(len(used), device=used.device)
-        answers = _Answers(self.config, rows.x.device)
+            used |= rows.caps.min() <= np.arange(len(used))
+        answers = _Answers(self.config, batch.rows)
         self._descend(rows, used.tolist(), signature, score, answers)
-        return answers.outcome(batch.rows)
+        return answers.outcome()
 
     def _descend(
         self, rows: Rows, used: list[bool], signature: Signature, score: str, answers: _Answers
@@ -128,66 +137,45 @@ class Encoder(nn.Module):
         """Run layer after layer; rows leave at exits, the rest at the end."""
         for number, layer in enumerate(self.below, start=1):
             index = self._exit_after.get(number)
-            peek = index is not None and used[index] and len(rows.x) >= PEEK_TOKENS
+            peek = index is not None and used[index] and rows.tokens >= PEEK_TOKENS
             if not peek:
-                rows.x, chosen = layer(rows.x, rows.groups, signature)
-                answers.count(chosen)
+                self._run(layer, rows, signature, answers)
             if index is not None and any(used[index:]):
                 first, chosen = rows.first, None
                 if peek:
-                    first, chosen = layer.peek(rows.x, first, rows.groups, signature)
-                judged = scores.judge(
-                    self.heads.at_exit(index, first), index, rows.earlier, self.learned, score
-                )
+                    first, chosen = layer.peek(rows.x, first, rows.layout, signature)
+                judged = self._judge(index, first, rows, score)
                 rows.passed(judged)
                 if used[index]:
                     leave = rows.leaving(index, judged)
-                    left = int(leave.sum())
-                    if left:
-                        answers.add(index, rows.callers[leave], judged, leave)
-                        answers.count(None if chosen is None else chosen[leave])
-                        if left == len(leave):
-                            return
+                    answers.add(index, rows.callers, judged, leave)
+                    if chosen is not None:
+                        answers.count(chosen[torch.from_numpy(leave).to(chosen.device)])
+                    if leave.all():
+                        return
+                    if leave.any():
                         rows.keep(~leave)
             if peek:
-                rows.x, chosen = layer(rows.x, rows.groups, signature)
-                answers.count(chosen)
-        first, chosen = self.layers[-1].peek(rows.x, rows.first, rows.groups, signature)
+                self._run(layer, rows, signature, answers)
+        first, chosen = self.layers[-1].peek(rows.x, rows.first, rows.layout, signature)
         answers.count(chosen)
-        answers.add_end(rows.callers, self.heads.at_end(first))
+        everyone = np.ones(len(rows.callers), dtype=np.bool_)
+        answers.add(len(used), rows.callers, self._judge_end(first), everyone)
 
-    def _adaptive_one(
-        self,
-        batch: PackedBatch,
-        thresholds: Sequence[float],
-        signature: Signature,
-        cap: int,
-        score: str,
-    ) -> Outcome:
-        """``adaptive`` for one row: decisions in Python floats."""
-        x = self._embed(batch)
-        tables = self._score_tables or self.learned.tables()
-        exits = len(self.config.exits)
-        earlier: list[int] = []
-        visits = torch.zeros(self.config.experts, dtype=torch.int64)
-        for number, layer in enumerate(self.below, start=1):
-            x, chosen = layer(x, batch.groups, signature)
-            if chosen is not None:
-                visits += torch.bincount(chosen.flatten().cpu(), minlength=self.config.experts)
-            index = self._exit_after.get(number)
-            if index is None:
-                continue
-            logits = self.heads.at_exit(index, x[:1])[0].tolist()
-            value, prediction, probability = scores.judge_one(logits, earlier, tables[index], score)
-            if value >= thresholds[index] or index >= cap:
-                return _single(prediction, probability, index, number, visits)
-            earlier.append(prediction)
-        x, chosen = self.layers[-1].peek(x, x[:1], batch.groups, signature)
-        if chosen is not None:
-            visits += torch.bincount(chosen.flatten().cpu(), minlength=self.config.experts)
-        logits = self.heads.at_end(x)[0].tolist()
-        _, prediction, probability = scores.judge_one(logits, (), tables[0], "maxProb")
-        return _single(prediction, probability, exits, self.config.layers, visits)
+    def _run(self, layer: Layer, rows: Rows, signature: Signature, answers: _Answers) -> None:
+        """One layer for all tokens under way."""
+        rows.x, chosen = layer(rows.x, rows.layout, signature)
+        answers.count(None if chosen is None else chosen[: rows.tokens])
+
+    def _judge(self, index: int, first: Tensor, rows: Rows, score: str) -> Judged:
+        """How sure an exit is of rows whose first tokens are ``first`` [N, D]."""
+        logits = self.heads.at_exit(index, first).cpu().numpy()
+        return judge(logits, rows.earlier, self._scores[index], score)
+
+    def _judge_end(self, first: Tensor) -> Judged:
+        """Full depth's answers."""
+        logits = self.heads.at_end(first).cpu().numpy()
+        return judge(logits, NOTHING, self._scores[0], "maxProb")
 
     # ------------------------------------------------------------------ full depth
 
@@ -208,37 +196,41 @@ class Encoder(nn.Module):
         """``full`` that yields between layers, so that an audit can give way to requests."""
         with torch.inference_mode():
             rows = self._rows(batch, (0.0,) * len(self.config.exits), None)
-        columns: list[Tensor] = []
+        columns: list[NDArray[np.float32]] = []
         for number, layer in enumerate(self.below, start=1):
             with torch.inference_mode():
-                rows.x, _ = layer(rows.x, rows.groups, signature)
+                rows.x, _ = layer(rows.x, rows.layout, signature)
                 index = self._exit_after.get(number)
                 if index is not None:
-                    logits = self.heads.at_exit(index, rows.first)
-                    judged = scores.judge(logits, index, rows.earlier, self.learned, score)
+                    judged = self._judge(index, rows.first, rows, score)
                     rows.passed(judged)
                     columns.append(judged.score)
             yield
         with torch.inference_mode():
-            first, _ = self.layers[-1].peek(rows.x, rows.first, rows.groups, signature)
-            p, prediction = torch.softmax(self.heads.at_end(first), dim=-1).max(dim=-1)
-            predictions = torch.cat((rows.earlier, prediction.unsqueeze(1)), dim=1)
-            stored = FullOutcome(torch.stack(columns, 1), predictions, p, torch.isfinite(p))
+            first, _ = self.layers[-1].peek(rows.x, rows.first, rows.layout, signature)
+            end = self._judge_end(first)
+            predictions = np.concatenate((rows.earlier, end.prediction[:, None]), axis=1)
             back = rows.callers.argsort()
-            return FullOutcome(*(part[back] for part in stored))
+            return FullOutcome(
+                torch.from_numpy(np.stack(columns, axis=1)[back]),
+                torch.from_numpy(predictions[back]),
+                torch.from_numpy(end.probability[back]),
+                torch.from_numpy(np.isfinite(end.probability)[back]),
+            )
 
     # ------------------------------------------------------------------ training
 
     def forward(self, batch: PackedBatch, signature: Signature) -> list[Tensor]:
         """E + 1 logits [N, C]: every exit's and full depth's, in stored order, with gradients."""
         x = self._embed(batch)
+        layout = exact(batch.lengths)
         starts = batch.offsets[:-1].long()
         logits: list[Tensor] = []
         for number, layer in enumerate(self.below, start=1):
-            x, _ = layer(x, batch.groups, signature)
+            x, _ = layer(x, layout, signature)
             if (index := self._exit_after.get(number)) is not None:
                 logits.append(self.heads.at_exit(index, x.index_select(0, starts)))
-        first, _ = self.layers[-1].peek(x, x.index_select(0, starts), batch.groups, signature)
+        first, _ = self.layers[-1].peek(x, x.index_select(0, starts), layout, signature)
         logits.append(self.heads.at_end(first))
         return logits
 
@@ -252,74 +244,48 @@ class Encoder(nn.Module):
     def _rows(
         self, batch: PackedBatch, thresholds: Tensor | Sequence[float], caps: Tensor | None
     ) -> Rows:
-        x = self._embed(batch)
-        callers = torch.tensor(batch.order, device=x.device)
-        limits = torch.as_tensor(thresholds, dtype=torch.float64, device=x.device)
-        limits = limits[callers] if limits.dim() == 2 else limits.expand(batch.rows, -1)
-        lengths = [group.length for group in batch.groups for _ in range(group.rows)]
-        return Rows(
-            x=x,
-            lengths=lengths,
-            callers=callers,
-            thresholds=limits,
-            caps=None if caps is None else caps.to(x.device)[callers],
-            earlier=torch.empty(batch.rows, 0, dtype=torch.int64, device=x.device),
-            groups=batch.groups,
-            starts=starts_of(lengths, x.device),
-        )
+        callers = np.array(batch.order)
+        given = thresholds.cpu().numpy() if isinstance(thresholds, Tensor) else thresholds
+        limits = np.asarray(given, dtype=np.float64)
+        limits = limits[callers] if limits.ndim == 2 else np.tile(limits, (batch.rows, 1))
+        stored_caps = None if caps is None else caps.cpu().numpy()[callers]
+        return Rows(self._embed(batch), batch.lengths, callers, limits, stored_caps)
 
 
 class _Answers:
-    """Answers as they come, exit by exit, put into the caller's order once at the end."""
+    """Answers as they come, exit by exit, in the caller's order."""
 
-    def __init__(self, config: EncoderConfig, device: torch.device) -> None:
-        self.config = config
-        self.parts: list[tuple[Tensor, Tensor, Tensor, int]] = []
-        self.visits = torch.zeros(config.experts, dtype=torch.int64, device=device)
+    def __init__(self, config: EncoderConfig, rows: int) -> None:
+        self.depths = np.array([*config.exits, config.layers])
+        self.prediction = np.empty(rows, dtype=np.int64)
+        self.probability = np.empty(rows, dtype=np.float32)
+        self.exit = np.full(rows, -1)
+        self.visits = np.zeros(config.experts, dtype=np.int64)
 
-    def add(self, index: int, callers: Tensor, judged: scores.Judged, leave: Tensor) -> None:
-        """Rows that answer at an exit."""
-        self.parts.append((callers, judged.prediction[leave], judged.probability[leave], index))
-
-    def add_end(self, callers: Tensor, logits: Tensor) -> None:
-        """Rows that answer at full depth."""
-        probability, prediction = torch.softmax(logits, dim=-1).max(dim=-1)
-        self.parts.append((callers, prediction, probability, len(self.config.exits)))
+    def add(
+        self, index: int, callers: NDArray[np.int64], judged: Judged, leave: NDArray[np.bool_]
+    ) -> None:
+        """Rows that answer at an exit, or at full depth."""
+        to = callers[leave]
+        self.prediction[to] = judged.prediction[leave]
+        self.probability[to] = judged.probability[leave]
+        self.exit[to] = index
 
     def count(self, chosen: Tensor | None) -> None:
         """Add visits to experts."""
         if chosen is not None:
-            self.visits += torch.bincount(chosen.flatten(), minlength=self.config.experts)
+            visits = chosen.flatten().cpu().numpy()
+            self.visits += np.bincount(visits, minlength=len(self.visits))
 
-    def outcome(self, rows: int) -> Outcome:
-        """Everything in the caller's order."""
-        callers = torch.cat([part[0] for part in self.parts])
-        assert len(callers) == rows, "every row answers exactly once"
-        back = callers.argsort()
-        depths = [*self.config.exits, self.config.layers]
-        sizes = torch.tensor([len(part[0]) for part in self.parts])
-        exits = torch.tensor([part[3] for part in self.parts]).repeat_interleave(sizes)
-        layers = torch.tensor([depths[part[3]] for part in self.parts]).repeat_interleave(sizes)
-        probability = torch.cat([part[2] for part in self.parts])[back]
-        return Outcome(
-            torch.cat([part[1] for part in self.parts])[back],
-            probability,
-            exits.to(back.device)[back],
-            layers.to(back.device)[back],
-            torch.isfinite(probability),
+    def outcome(self) -> Outcome:
+        """Everything as tensors."""
+        assert (self.exit >= 0).all(), "every row answers"
+        parts = (
+            self.prediction,
+            self.probability,
+            self.exit,
+            self.depths[self.exit],
+            np.isfinite(self.probability),
             self.visits,
         )
-
-
-def _single(
-    prediction: int, probability: float, index: int, layers: int, visits: Tensor
-) -> Outcome:
-    p = torch.tensor([probability], dtype=torch.float32)
-    return Outcome(
-        torch.tensor([prediction]),
-        p,
-        torch.tensor([index]),
-        torch.tensor([layers]),
-        torch.isfinite(p),
-        visits,
-    )
+        return Outcome(*map(torch.from_numpy, parts))

@@ -3,36 +3,36 @@
 ``Linear`` is an ordinary ``nn.Linear`` until ``prepack`` is called; then it calls oneDNN with a
 weight that was laid out once, about twice as fast in fp32 on one CPU thread as the default, and
 fuses the GELU. The op is private to torch, so this file is its only user, and falls back to
-``F.linear`` where it is missing. Attention runs one SDPA call for each group of rows of equal
-length: no padding, no mask.
+``F.linear`` where it is missing. Attention runs one SDPA call for each block of a ``Layout``.
 
 Shapes: T tokens, N rows, D model, H heads, K = D / H.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Generic, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trimwheel_workers.model.packing import Group
+from trimwheel_workers.model.packing import Block, Layout
 
 PREPACK_ROWS = 256
 """Row count oneDNN is told to lay the weight out for; any count may be used later."""
 
 
-FINE_ROWS, FINE_STEP, STEP = 32, 8, 32
-"""Row counts are rounded up: to 8 up to 32 rows, to 32 beyond. oneDNN compiles a kernel for every
-row count it meets and keeps it; packed batches have a new one nearly every time, which cost half
-of a batch's time and hundreds of megabytes."""
+ROW_STEPS = ((64, 4), (256, 16), (1024, 32))
+"""Row counts are rounded up: to 4 up to 64 rows, and so on; to 64 beyond the last. oneDNN compiles
+a kernel for every row count it meets and keeps it; packed batches have a new one nearly every time,
+which cost half of a batch's time and hundreds of megabytes."""
+LAST_STEP = 64
 
 
 def rounded(rows: int) -> int:
     """The row count that a product of `rows` rows is run with."""
-    step = FINE_STEP if rows <= FINE_ROWS else STEP
+    step = next((step for limit, step in ROW_STEPS if rows <= limit), LAST_STEP)
     return -(-rows // step) * step
 
 
@@ -64,6 +64,16 @@ class Linear(nn.Linear):
         self.gelu = gelu
         self._packed: Tensor | None = None
 
+    @classmethod
+    def frozen(cls, weight: Tensor, bias: Tensor, *, gelu: bool = False) -> Linear:
+        """A prepacked layer made of tensors that exist already."""
+        with torch.device("meta"):  # no memory and no random numbers for weights that are replaced
+            layer = cls(weight.shape[1], weight.shape[0], gelu=gelu)
+        layer.weight = nn.Parameter(weight.detach(), requires_grad=False)
+        layer.bias = nn.Parameter(bias.detach(), requires_grad=False)
+        layer.prepack()
+        return layer
+
     def prepack(self) -> None:
         """Lay the weight out for oneDNN; later changes of ``weight`` are not seen. No-op without
         it."""
@@ -92,46 +102,66 @@ def prepack(module: nn.Module) -> None:
             child.prepack()
 
 
-def packed_attention(qkv: Tensor, groups: Sequence[Group], heads: int) -> Tensor:
+def filled(x: Tensor) -> Tensor:
+    """``x`` [T, D] with rows of zeros behind it, up to a row count that kernels are kept for."""
+    missing = rounded(len(x)) - len(x)
+    return F.pad(x, (0, 0, 0, missing)) if missing else x
+
+
+def packed_attention(qkv: Tensor, layout: Layout, heads: int) -> Tensor:
     """Full attention within each row. ``qkv`` [T, 3 D] -> [T, D].
 
-    Under autocast the product runs in fp32: the bf16 backward of SDPA is slow on CPU.
+    Filler behind the last row is kept, with values of no meaning. On the CPU the product runs in
+    fp32 whatever the dtype: bf16 SDPA is slower for short rows, and its backward by far.
     """
     if torch.is_grad_enabled() and qkv.requires_grad:
         with torch.autocast(qkv.device.type, enabled=False):
-            return _grouped_attention(qkv.float(), groups, heads)
-    return _grouped_attention(qkv, groups, heads)
+            return _attention(qkv.float(), layout, heads)
+    exact = qkv.float() if qkv.device.type == "cpu" else qkv
+    return _attention(exact, layout, heads).to(qkv.dtype)
 
 
-def _grouped_attention(qkv: Tensor, groups: Sequence[Group], heads: int) -> Tensor:
+def _attention(qkv: Tensor, layout: Layout, heads: int) -> Tensor:
     width = qkv.shape[1] // 3
     parts = []
-    # One split, not a slice a group: the backward of a slice fills a whole gradient with zeros.
-    blocks = torch.split(qkv, [group.rows * group.length for group in groups])
-    for group, block in zip(groups, blocks, strict=True):
-        dense = block.view(group.rows, group.length, 3, heads, -1)
+    for block, part in _blocks(qkv, layout):
+        dense = part.view(block.rows, block.length, 3, heads, -1)
         q, k, v = dense.permute(2, 0, 3, 1, 4).unbind(0)  # each [n, H, L, K]
-        mixed = F.scaled_dot_product_attention(q, k, v)
+        mixed = F.scaled_dot_product_attention(q, k, v, block.bias)
         parts.append(mixed.transpose(1, 2).reshape(-1, width))
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    mixed = parts[0] if len(parts) == 1 else torch.cat(parts)
+    if layout.back is not None:
+        return mixed.index_select(0, layout.back)
+    missing = len(qkv) - len(mixed)
+    return F.pad(mixed, (0, 0, 0, missing)) if missing else mixed
 
 
-def first_token_attention(
-    query: Tensor, x: Tensor, groups: Sequence[Group], scale: float
-) -> Tensor:
+def first_token_attention(query: Tensor, x: Tensor, layout: Layout, scale: float) -> Tensor:
     """Attention of each row's first token over its row, on the layer's *input*.
 
     ``query`` [N, H, D] is the query already multiplied by the key projection of its head, so
     neither keys nor values of the other tokens are ever computed. ``x`` [T, D] -> [N, H, D], the
     weighted mean of the inputs for each head; the caller applies the value projection.
     """
-    heads, width = query.shape[1], query.shape[2]
+    width = x.shape[1]
     parts = []
-    blocks = torch.split(x, [group.rows * group.length for group in groups])
-    queries = torch.split(query, [group.rows for group in groups])
-    for group, block, q in zip(groups, blocks, queries, strict=True):
-        dense = block.view(group.rows, group.length, width)
-        weights = torch.softmax(torch.bmm(q, dense.transpose(1, 2)) * scale, dim=-1)
+    queries = torch.split(query, [block.rows for block in layout.blocks])
+    for (block, part), q in zip(_blocks(x, layout), queries, strict=True):
+        dense = part.view(block.rows, block.length, width)
+        weights = torch.bmm(q, dense.transpose(1, 2)) * scale
+        if block.bias is not None:
+            weights = weights + block.bias.squeeze(1)
+        weights = torch.softmax(weights, dim=-1).to(x.dtype)
         parts.append(torch.bmm(weights, dense))
-    mixed = parts[0] if len(parts) == 1 else torch.cat(parts)
-    return mixed.view(-1, heads, width)
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _blocks(x: Tensor, layout: Layout) -> Iterator[tuple[Block, Tensor]]:
+    """Each block with its slots [rows * length, D] of packed tokens [T, D]."""
+    sizes = [block.slots for block in layout.blocks]
+    if layout.slots is not None:
+        x = x.index_select(0, layout.slots)
+    elif len(x) > (tokens := sum(sizes)):
+        x = x[:tokens]  # without the filler
+    # One split, not a slice a block: the backward of a slice fills a whole gradient with zeros.
+    return zip(layout.blocks, torch.split(x, sizes), strict=True)

@@ -5,21 +5,22 @@ regression for each exit, fitted after training on snippets that the weights nev
 need no fitting: ``maxProb``, ``margin`` (best less second probability), ``entropy`` (1 - normalised
 entropy).
 
-Shapes: N rows, C classes, E exits, 4 features (probability, log-odds margin, entropy, agreement
-with earlier exits). ``judge`` serves batches, ``judge_one`` one row in Python floats, which at
-batch 1 is faster than a dozen tiny tensor ops; they agree to rounding (tested).
+Exits are decided on the host, so ``judge`` works on numpy arrays: one transfer an exit, and calls
+that cost a fraction of a small tensor op's. ``features_of`` is for fitting; the two agree (tested).
+
+Shapes: N rows, C classes, E exits, e earlier exits, 4 features (probability, log-odds margin,
+entropy, agreement with earlier exits).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
-
-from trimwheel_api.decide import single
 
 SCORES = ("learned", "maxProb", "margin", "entropy")
 FEATURES = 4
@@ -27,11 +28,18 @@ TINY = 1e-30
 
 
 class Judged(NamedTuple):
-    """One exit's view of N rows."""
+    """One exit's view of N rows; a row whose logits hold a NaN has NaN scores."""
 
-    score: Tensor  # float32 [N]
-    prediction: Tensor  # int64 [N]
-    probability: Tensor  # float32 [N], of the prediction
+    score: NDArray[np.float32]  # [N]
+    prediction: NDArray[np.int64]  # [N]
+    probability: NDArray[np.float32]  # [N], of the prediction
+
+
+class Regression(NamedTuple):
+    """The learned score of one exit, on the host."""
+
+    weight: NDArray[np.float32]  # [4]
+    class_bias: NDArray[np.float32]  # [C]
 
 
 class LearnedScore(nn.Module):
@@ -45,33 +53,42 @@ class LearnedScore(nn.Module):
         self.register_buffer("weight", torch.zeros(exits, FEATURES))
         self.register_buffer("class_bias", torch.zeros(exits, classes))
 
-    def forward(self, exit_index: int, features: Tensor, prediction: Tensor) -> Tensor:
-        """Features [N, 4], predictions [N] -> probability of agreeing with full depth [N]."""
-        bias = self.class_bias[exit_index].index_select(0, prediction)
-        return torch.sigmoid(features @ self.weight[exit_index] + bias)
-
-    def tables(self) -> list[tuple[list[float], list[float]]]:
-        """For each exit (weights, class biases) as Python floats, for ``judge_one``."""
-        return list(zip(self.weight.tolist(), self.class_bias.tolist(), strict=True))
+    def regressions(self) -> list[Regression]:
+        """Copies for ``judge``, one for each exit."""
+        weight, bias = self.weight.cpu().numpy().copy(), self.class_bias.cpu().numpy().copy()
+        return [Regression(*pair) for pair in zip(weight, bias, strict=True)]
 
 
 def judge(
-    logits: Tensor, exit_index: int, earlier: Tensor, learned: LearnedScore, score: str
+    logits: NDArray[np.float32], earlier: NDArray[np.int64], learned: Regression, score: str
 ) -> Judged:
-    """Score N rows at one exit. ``logits`` float32 [N, C], ``earlier`` int64 [N, e] predictions."""
-    p = torch.softmax(logits, dim=-1)
-    top, index = p.topk(2, dim=-1)
-    probability, prediction = top[:, 0], index[:, 0]
-    if score == "learned":
-        features = features_of(logits, p, index, earlier)
-        return Judged(learned(exit_index, features, prediction), prediction, probability)
+    """Score N rows at one exit. ``logits`` [N, C], ``earlier`` [N, e] predictions."""
+    if score not in SCORES:
+        raise ValueError(f"score must be one of {', '.join(SCORES)}, got {score!r}")
+    rows = np.arange(len(logits))
+    prediction = logits.argmax(1)
+    with np.errstate(invalid="ignore"):  # rows of broken numbers say so by their NaN
+        shifted = logits - logits[rows, prediction][:, None]  # at most 0
+    weights = np.exp(shifted)
+    total = weights.sum(1)
+    probability = 1 / total
     if score == "maxProb":
         return Judged(probability, prediction, probability)
-    if score == "margin":
-        return Judged(top[:, 0] - top[:, 1], prediction, probability)
+    # -sum p log p = log(total) - sum p shifted, over the uniform distribution's
+    spread = np.einsum("nc,nc->n", weights, shifted)
+    entropy = (np.log(total) - spread * probability) / np.float32(math.log(logits.shape[1]))
     if score == "entropy":
-        return Judged(1 - _entropy(p), prediction, probability)
-    raise ValueError(f"score must be one of {', '.join(SCORES)}, got {score!r}")
+        return Judged(1 - entropy, prediction, probability)
+    shifted[rows, prediction] = -np.inf
+    second = shifted.max(1)  # log-odds of the second best, at most 0
+    if score == "margin":
+        return Judged((1 - np.exp(second)) * probability, prediction, probability)
+    w = learned.weight
+    z = w[0] * probability - w[1] * second + w[2] * entropy + learned.class_bias[prediction]
+    if earlier.shape[1]:
+        z += w[3] * (earlier == prediction[:, None]).mean(1, dtype=np.float32)
+    with np.errstate(over="ignore"):
+        return Judged(1 / (1 + np.exp(-z)), prediction, probability)
 
 
 def features_of(logits: Tensor, p: Tensor, index: Tensor, earlier: Tensor) -> Tensor:
@@ -85,39 +102,3 @@ def features_of(logits: Tensor, p: Tensor, index: Tensor, earlier: Tensor) -> Te
 def _entropy(p: Tensor) -> Tensor:
     """Entropy over the uniform distribution's, in [0, 1]. Clamped: 0 log 0 is 0."""
     return -(p * p.clamp_min(TINY).log()).sum(-1) / math.log(p.shape[-1])
-
-
-def judge_one(
-    logits: Sequence[float],
-    earlier: Sequence[int],
-    table: tuple[list[float], list[float]],
-    score: str,
-) -> tuple[float, int, float]:
-    """``judge`` for one row in Python floats: (score, a 32-bit float; prediction; probability)."""
-    best = max(logits)
-    if not math.isfinite(best) or any(value != value for value in logits):
-        return math.nan, 0, math.nan
-    prediction = logits.index(best)
-    weights = [math.exp(value - best) for value in logits]
-    total = sum(weights)
-    probability = 1.0 / total
-    if score == "maxProb":
-        return single(probability), prediction, probability
-    second = max(value for place, value in enumerate(logits) if place != prediction)
-    if score == "margin":
-        return single((1.0 - math.exp(second - best)) / total), prediction, probability
-    # entropy = log(total) - sum p (logit - best)
-    spread = sum(w * (value - best) for w, value in zip(weights, logits, strict=True) if w)
-    entropy = (math.log(total) - spread / total) / math.log(len(logits))
-    if score == "entropy":
-        return single(1.0 - entropy), prediction, probability
-    if score != "learned":
-        raise ValueError(f"score must be one of {', '.join(SCORES)}, got {score!r}")
-    w, class_bias = table
-    same = earlier.count(prediction) / len(earlier) if earlier else 0.0
-    z = w[0] * probability + w[1] * (best - second) + w[2] * entropy + w[3] * same
-    return single(_sigmoid(z + class_bias[prediction])), prediction, probability
-
-
-def _sigmoid(z: float) -> float:
-    return 1.0 / (1.0 + math.exp(-z)) if z > -700 else 0.0
