@@ -15,7 +15,7 @@ from trimwheel_workers.model import kernels
 from trimwheel_workers.model.config import EncoderConfig, Signature
 from trimwheel_workers.model.encoder import Encoder
 from trimwheel_workers.model.exits import Rows
-from trimwheel_workers.model.kernels import Linear
+from trimwheel_workers.model.kernels import Linear, first_token_attention, packed_attention
 from trimwheel_workers.model.packing import Block, Layout, blocked, exact, pack
 from trimwheel_workers.model.reference import reference_logits
 from trimwheel_workers.model.scores import SCORES, Judged, features_of, judge
@@ -127,6 +127,60 @@ def test_a_rows_answer_does_not_depend_on_its_batch_mates(served: Encoder) -> No
     assert largest < 5e-6, f"largest difference of a score by batch mates: {largest:.2e}"
     predictions = torch.cat([outcome.predictions for outcome in alone])
     assert torch.equal(predictions, together.predictions)
+
+
+def test_masked_blocks_attend_as_a_block_for_each_length_does(served: Encoder) -> None:
+    lengths = sorted(len(text) for text in random_texts(24, seed=14))
+    total, filler = sum(lengths), 5
+    torch.manual_seed(3)
+    qkv = torch.randn(total + filler, 3 * CONFIG.dim)
+    query = torch.randn(len(lengths), CONFIG.heads, CONFIG.dim)
+    fast, slow = blocked(lengths, total + filler, qkv.device), exact(lengths)
+    assert fast.slots is not None and len(fast.blocks) < len(slow.blocks)
+    torch.testing.assert_close(
+        packed_attention(qkv, fast, CONFIG.heads)[:total],
+        packed_attention(qkv, slow, CONFIG.heads)[:total],
+        **NEAR,
+    )
+    x = qkv[:, : CONFIG.dim]
+    torch.testing.assert_close(
+        first_token_attention(query, x, fast, 0.2),
+        first_token_attention(query, x, slow, 0.2),
+        **NEAR,
+    )
+
+
+def test_a_broken_row_stays_alone_in_a_block_of_many_lengths() -> None:
+    encoder = random_weights().serving()
+    encoder.tokens.weight[7] = float("nan")
+    texts = [[0, *[place % 5 + 1 for place in range(n)]] for n in range(12)]
+    texts[6][3] = 7
+    assert blocked(sorted(map(len, texts)), 200, torch.device("cpu")).slots is not None
+    expected = [n != 6 for n in range(12)]
+    never = torch.full((12, len(EXITS)), NEVER, dtype=torch.float64)
+    assert encoder.adaptive(pack(texts), never, DENSE).finite.tolist() == expected
+    assert encoder.full(pack(texts), DENSE).finite.tolist() == expected
+
+
+@pytest.mark.parametrize("signature", SIGNATURES, ids=str)
+def test_experts_side_by_side_give_what_routing_gives(
+    served: Encoder, signature: Signature, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(4)
+    x, results = torch.randn(40, CONFIG.dim), []
+    for tokens in (0, 40):
+        monkeypatch.setattr("trimwheel_workers.model.blocks.SIDE_BY_SIDE_TOKENS", tokens)
+        with torch.inference_mode():
+            results.append(served.mixture(x, signature))
+    torch.testing.assert_close(results[0][0], results[1][0], **NEAR)
+    assert torch.equal(results[0][1], results[1][1])
+
+
+@pytest.mark.parametrize("rows", [1, 5, 63, 64, 65, 700, 1025])
+def test_row_counts_are_rounded_up_to_few_values(rows: int) -> None:
+    assert rows <= kernels.rounded(rows) <= rows + 63
+    assert kernels.rounded(kernels.rounded(rows)) == kernels.rounded(rows)
+    assert len({kernels.rounded(n) for n in range(1, 2048)}) < 100
 
 
 def test_results_come_back_in_the_callers_order(served: Encoder) -> None:
@@ -317,7 +371,7 @@ def test_packing_groups_rows_of_equal_length_and_remembers_the_order() -> None:
     assert batch.positions.tolist() == [0, 0, 0, 1, 2, 0, 1, 2]
     assert batch.order == (1, 3, 0, 2)
     assert batch.lengths == (1, 1, 3, 3)
-    assert exact(batch.lengths) == Layout((Block(2, 1), Block(2, 3)))
+    assert exact(batch.lengths) == Layout(8, (Block(2, 1), Block(2, 3)))
 
 
 @pytest.mark.parametrize("texts", [[], [[]], [[1], []]])

@@ -11,6 +11,7 @@ Shapes: T tokens, N rows, D model, H heads, K = D / H, F inner width, X experts,
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,7 @@ from trimwheel_workers.model.kernels import Linear, Modules, first_token_attenti
 from trimwheel_workers.model.packing import Layout
 
 NORM_EPSILON = 1e-12  # BERT's
-SIDE_BY_SIDE_TOKENS = 96
+SIDE_BY_SIDE_TOKENS = 128
 """Tokens up to which running all experts costs less than sorting tokens by expert (measured)."""
 
 
@@ -33,10 +34,17 @@ class Attention(nn.Module):
         self.heads = config.heads
         self.qkv = Linear(config.dim, 3 * config.dim)
         self.out = Linear(config.dim, config.dim)
+        self._peek: _ByHead | None = None
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """[T, D] -> [T, D]."""
         return self.out(packed_attention(self.qkv(x), layout, self.heads))  # type: ignore[no-any-return]
+
+    def serving(self) -> None:
+        """Keep the peek's weights in fp32: small products in bf16 cost the CPU three times more."""
+        if self.qkv.weight.device.type == "cpu":
+            exact = self.qkv.weight.detach().float(), self.qkv.bias.detach().float()
+            self._peek = _by_head(*exact, self.heads)
 
     def peek(self, x: Tensor, first: Tensor, layout: Layout) -> Tensor:
         """Output for each row's first token only: [T, D] and [N, D] -> [N, D].
@@ -44,14 +52,31 @@ class Attention(nn.Module):
         q.k = (q W_k).x, and the mean of values is the value of the mean, so keys and values of the
         other tokens are not needed; a key bias shifts all scores of a row alike and drops out.
         """
-        width = x.shape[1]
-        w_q, w_k, w_v = self.qkv.weight.view(3, self.heads, -1, width)  # each [H, K, D]
-        b_q, _, b_v = self.qkv.bias.view(3, self.heads, 1, -1)
-        q = torch.baddbmm(b_q, first.expand(self.heads, -1, -1), w_q.transpose(1, 2))  # [H, N, K]
-        query = torch.bmm(q, w_k).transpose(0, 1)  # [N, H, D]
-        mixed = first_token_attention(query, x, layout, scale=w_q.shape[1] ** -0.5)
-        values = torch.baddbmm(b_v, mixed.transpose(0, 1), w_v.transpose(1, 2))  # [H, N, K]
-        return self.out(values.transpose(0, 1).reshape(-1, width))  # type: ignore[no-any-return]
+        dtype = first.dtype
+        if self._peek is not None:
+            x, first = x.float(), first.float()
+        w = self._peek or _by_head(self.qkv.weight, self.qkv.bias, self.heads)
+        q = torch.baddbmm(w.query_bias, first.expand(self.heads, -1, -1), w.query)  # [H, N, K]
+        query = torch.bmm(q, w.key).transpose(0, 1)  # [N, H, D]
+        mixed = first_token_attention(query, x, layout, scale=q.shape[2] ** -0.5)
+        values = torch.baddbmm(w.value_bias, mixed.transpose(0, 1), w.value)  # [H, N, K]
+        return self.out(values.transpose(0, 1).reshape(first.shape).to(dtype))  # type: ignore[no-any-return]
+
+
+class _ByHead(NamedTuple):
+    """Views of an attention's input projection, head by head."""
+
+    query: Tensor  # [H, D, K]
+    query_bias: Tensor  # [H, 1, K]
+    key: Tensor  # [H, K, D]
+    value: Tensor  # [H, D, K]
+    value_bias: Tensor  # [H, 1, K]
+
+
+def _by_head(weight: Tensor, bias: Tensor, heads: int) -> _ByHead:
+    q, k, v = weight.view(3, heads, -1, weight.shape[1])  # each [H, K, D]
+    q_bias, _, v_bias = bias.view(3, heads, 1, -1)
+    return _ByHead(q.transpose(1, 2), q_bias, k, v.transpose(1, 2), v_bias)
 
 
 class FeedForward(nn.Module):
@@ -155,6 +180,12 @@ class Layer(nn.Module):
         self.mixture = Experts(config) if mixture else None
         self.feed = None if mixture else FeedForward(config.dim, config.feed_forward)
         self.feed_norm = nn.LayerNorm(config.dim, eps=NORM_EPSILON)
+
+    def serving(self) -> None:
+        """Lay weights out for inference; they may not change afterwards."""
+        self.attention.serving()
+        if self.mixture is not None:
+            self.mixture.serving()
 
     def forward(
         self, x: Tensor, layout: Layout, signature: Signature

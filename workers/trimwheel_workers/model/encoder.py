@@ -96,7 +96,8 @@ class Encoder(nn.Module):
             part.to(dtype)
         self.mixture.routers.float()
         prepack(self.layers)
-        self.mixture.serving()
+        for layer in self.layers:
+            layer.serving()
         self._host_scores = self.learned.regressions()
         return self
 

@@ -11,6 +11,7 @@ Shapes: T tokens, N rows, D model, H heads, K = D / H.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Generic, TypeVar, cast
 
 import torch
@@ -28,8 +29,12 @@ ROW_STEPS = ((64, 4), (256, 16), (1024, 32))
 a kernel for every row count it meets and keeps it; packed batches have a new one nearly every time,
 which cost half of a batch's time and hundreds of megabytes."""
 LAST_STEP = 64
+SMALL_PRODUCT = 400_000
+"""Multiplications up to which `F.linear` in fp32 is faster: a oneDNN call begins at ten
+microseconds."""
 
 
+@cache
 def rounded(rows: int) -> int:
     """The row count that a product of `rows` rows is run with."""
     step = next((step for limit, step in ROW_STEPS if rows <= limit), LAST_STEP)
@@ -62,6 +67,7 @@ class Linear(nn.Linear):
     def __init__(self, inputs: int, outputs: int, *, gelu: bool = False) -> None:
         super().__init__(inputs, outputs)
         self.gelu = gelu
+        self._size = inputs * outputs
         self._packed: Tensor | None = None
 
     @classmethod
@@ -84,15 +90,21 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., inputs] -> [..., outputs], GELU applied where the layer was made with it."""
-        if self._packed is None:
+        rows = x.shape[0]
+        small = rows * self._size <= SMALL_PRODUCT and x.dtype == torch.float32
+        if self._packed is None or small:
             y = F.linear(x, self.weight, self.bias)
             return F.gelu(y) if self.gelu else y
-        fused = "gelu" if self.gelu else "none"
-        rows = x.shape[0]
         if x.dim() == 2 and rounded(rows) != rows:
-            x = F.pad(x, (0, 0, 0, rounded(rows) - rows))
-        y = torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, fused, [], "none")
-        return y[:rows]  # type: ignore[no-any-return]
+            return self._prepacked(filled(x))[:rows]
+        return self._prepacked(x)
+
+    def _prepacked(self, x: Tensor) -> Tensor:
+        fused = "gelu" if self.gelu else "none"
+        y = torch.ops.mkldnn._linear_pointwise.default(
+            x, self._packed, self.bias, fused, [], "none"
+        )
+        return cast(Tensor, y)
 
 
 def prepack(module: nn.Module) -> None:
@@ -151,17 +163,19 @@ def first_token_attention(query: Tensor, x: Tensor, layout: Layout, scale: float
         weights = torch.bmm(q, dense.transpose(1, 2)) * scale
         if block.bias is not None:
             weights = weights + block.bias.squeeze(1)
-        weights = torch.softmax(weights, dim=-1).to(x.dtype)
+        weights = torch.softmax(weights, dim=-1)
         parts.append(torch.bmm(weights, dense))
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _blocks(x: Tensor, layout: Layout) -> Iterator[tuple[Block, Tensor]]:
     """Each block with its slots [rows * length, D] of packed tokens [T, D]."""
-    sizes = [block.slots for block in layout.blocks]
     if layout.slots is not None:
         x = x.index_select(0, layout.slots)
-    elif len(x) > (tokens := sum(sizes)):
-        x = x[:tokens]  # without the filler
+    elif len(x) > layout.tokens:
+        x = x[: layout.tokens]  # without the filler
+    if len(layout.blocks) == 1:
+        return iter(((layout.blocks[0], x),))
     # One split, not a slice a block: the backward of a slice fills a whole gradient with zeros.
-    return zip(layout.blocks, torch.split(x, sizes), strict=True)
+    parts = torch.split(x, [block.slots for block in layout.blocks])
+    return zip(layout.blocks, parts, strict=True)

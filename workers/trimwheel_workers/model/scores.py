@@ -25,6 +25,7 @@ from torch import Tensor, nn
 SCORES = ("learned", "maxProb", "margin", "entropy")
 FEATURES = 4
 TINY = 1e-30
+OVERFLOW = np.float32(80)  # exp of more would be infinite in fp32
 
 
 class Judged(NamedTuple):
@@ -86,9 +87,10 @@ def judge(
     w = learned.weight
     z = w[0] * probability - w[1] * second + w[2] * entropy + learned.class_bias[prediction]
     if earlier.shape[1]:
-        z += w[3] * (earlier == prediction[:, None]).mean(1, dtype=np.float32)
-    with np.errstate(over="ignore"):
-        return Judged(1 / (1 + np.exp(-z)), prediction, probability)
+        same = np.count_nonzero(earlier == prediction[:, None], axis=1)
+        z += (w[3] / earlier.shape[1]) * same.astype(np.float32)
+    odds_against = np.exp(np.minimum(-z, OVERFLOW))
+    return Judged(1 / (1 + odds_against), prediction, probability)
 
 
 def features_of(logits: Tensor, p: Tensor, index: Tensor, earlier: Tensor) -> Tensor:
