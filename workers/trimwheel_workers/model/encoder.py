@@ -30,7 +30,7 @@ from trimwheel_workers.model.scores import Judged, LearnedScore, Regression, jud
 
 __all__ = ["Encoder", "FullOutcome", "Outcome", "PackedBatch", "Signature", "pack"]
 
-PEEK_TOKENS = 96
+PEEK_TOKENS = 48
 """Tokens under way from which deciding by a peek is cheaper than running the layer (measured)."""
 
 
