@@ -45,11 +45,11 @@ test-unit: ## tests without a cluster, under a minute
 coverage: ## lines that unit and cluster tests reach, by package; by file in build/coverage/files.txt
 	@$(BOOTSTRAP) --steps python,binaries --plan quiet
 	@rm -rf build/coverage && mkdir -p build/coverage
-	@$(PY) -m coverage run -m pytest -q -m "not e2e" $(TESTS)
-	@$(PY) -m coverage combine -q && $(PY) -m coverage report > build/coverage/files.txt
-	@for package in */trimwheel_*/; do \
-	  printf '%-40s %3s %%\n' $$package $$($(PY) -m coverage report --format=total --include="$$package*"); done
-	@printf '%-40s %3s %%\n' all $$($(PY) -m coverage report --format=total)
+	@$(PY) -m coverage run -m pytest -q -m "not e2e" $(TESTS); status=$$?; \
+	  $(PY) -m coverage combine -q; $(PY) -m coverage report > build/coverage/files.txt; \
+	  for package in */trimwheel_*/; do \
+	    printf '%-32s %3s %%\n' $$package $$($(PY) -m coverage report --format=total --include="$$package*"); done; \
+	  printf '%-32s %3s %%\n' all $$($(PY) -m coverage report --format=total); exit $$status
 
 e2e: ## the story as a test, on real components
 	@$(BOOTSTRAP) --steps python,binaries,model --plan quiet

@@ -104,8 +104,8 @@ def test_mlflow_addresses_resolve_and_refusals_are_one_sentence(
 
     folder, digest = tiny_model
     tracking = f"sqlite:///{tmp_path}/mlflow.db"
-    mlflow.set_tracking_uri(tracking)
-    client = mlflow.MlflowClient()
+    # Not `set_tracking_uri`: it writes the variable for every test that follows.
+    client = mlflow.MlflowClient(tracking_uri=tracking)
     experiment = client.create_experiment("e", artifact_location=f"file://{tmp_path}/artifacts")
     run = client.create_run(experiment)
     client.log_artifacts(run.info.run_id, str(folder), "model")

@@ -137,7 +137,7 @@ def test_requests_in_flight_when_the_engine_dies_get_503(start_worker: Start, ma
 async def test_a_drain_answers_what_is_in_flight_and_stores_every_record(
     start_worker: Start, make: Any
 ) -> None:
-    worker = start_worker(make.assignment(1, DENSE, auditRate="1"), notice="3s", keepInputs=True)
+    worker = start_worker(make.assignment(1, DENSE, auditRate="1"), notice="6s", keepInputs=True)
     running = asyncio.create_task(load(worker.url, 100, 0.6, make.body("import os")))
     await asyncio.sleep(0.3)
     stopping = asyncio.create_task(asyncio.to_thread(worker.stop, 30.0))

@@ -187,7 +187,9 @@ def test_a_model_that_is_not_there_is_a_usage_error(stage, run):
     assert "no-such-model" in result.stderr
 
 
-def test_the_doctor_tells_what_stands_and_what_does_not(stage):
+def test_the_doctor_tells_what_stands_and_what_does_not(stage, monkeypatch):
+    for variable in ("PROMETHEUS_URL", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(variable, raising=False)
     kubeconfig = str(stage.cluster.kubeconfig)
     result = CliRunner().invoke(cli, ["doctor", "--kubeconfig", kubeconfig, "-o", "json"])
     assert result.exit_code == NEGATIVE, result.output  # the release runs with 0 replicas
