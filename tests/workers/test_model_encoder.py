@@ -70,10 +70,12 @@ def mixed_thresholds(rows: int, seed: int = 0) -> torch.Tensor:
     return torch.where(values > 0.85, torch.tensor(NEVER, dtype=torch.float64), values)
 
 
+@pytest.mark.parametrize("small", [0, kernels.SMALL_PRODUCT], ids=["prepacked", "small products"])
 @pytest.mark.parametrize("signature", SIGNATURES, ids=str)
 def test_full_depth_agrees_with_the_padded_reference_at_every_exit(
-    served: Encoder, signature: Signature
+    served: Encoder, signature: Signature, small: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(kernels, "SMALL_PRODUCT", small)
     texts = random_texts(13)
     expected = reference_logits(served, texts, signature)
     outcome = served.full(pack(texts), signature, score="maxProb")
@@ -311,8 +313,9 @@ def test_bfloat16_stays_near_the_full_precision_reference() -> None:
 @pytest.mark.parametrize("gelu", [False, True])
 @pytest.mark.parametrize("rows", [1, 7, 300])
 def test_prepacked_linear_agrees_with_the_fallback(
-    dtype: torch.dtype, gelu: bool, rows: int
+    dtype: torch.dtype, gelu: bool, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(kernels, "SMALL_PRODUCT", 0)
     if not kernels.has_onednn():
         pytest.skip("this torch has no prepacked linear: the fallback is all there is")
     torch.manual_seed(1)

@@ -5,7 +5,7 @@
 * ``forward``     training: logits at every exit, with gradients.
 
 All three share weights, layers and heads. The serving engine calls the first two,
-``trimwheel_workers. offline`` the second, the training recipe the third. Nothing here knows
+``trimwheel_workers.offline`` the second, the training recipe the third. Nothing here knows
 policies, arms or requests.
 
 Shapes: N rows, T tokens, D model, C classes, E exits, X experts.
@@ -32,8 +32,6 @@ __all__ = ["Encoder", "FullOutcome", "Outcome", "PackedBatch", "Signature", "pac
 
 PEEK_TOKENS = 48
 """Tokens under way from which deciding by a peek is cheaper than running the layer (measured)."""
-
-
 NOTHING = np.empty((0, 0), dtype=np.int64)
 """No earlier predictions."""
 
