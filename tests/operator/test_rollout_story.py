@@ -425,6 +425,79 @@ def test_a_rollback_to_a_former_policy_restores_its_document(
     assert not world.of_model.intended.waived
 
 
+def ramp_other(world: World, other: Document) -> World:
+    """A canary under way over what is served."""
+    world.policy("other", other)
+    world.rollout("ramp", "other")
+    world.guards("NotEnoughEvidence")
+    return world.settle()
+
+
+def go_back(world: World, digest: str, policy: str = "") -> None:
+    world.rollout(
+        "back", policy, policyDigest=digest, type="Rollback", requestedBy="ann", reason="incident"
+    )
+
+
+def test_a_rollback_to_what_is_served_ends_the_canary_and_changes_nothing_else(
+    promoted: World, other: Document
+) -> None:
+    world = ramp_other(promoted, other)
+    meant, history = world.of_model.intended, world.of_model.history
+    go_back(world, meant.digest, meant.policy)
+    world.after(1).settle()
+    ended = world.of_rollout("ramp").decisions[-1]
+    assert (ended.action, ended.reason, ended.actor) == (Action.ABORT, Reason.PREEMPTED, "ann")
+    assert ended.message == "rollout back goes back for ann: incident"
+    assert world.of_rollout("back").is_true(names.READY)
+    assert world.assignment["candidate"] is None
+    assert world.assignment["stable"]["digest"] == meant.digest
+    assert (world.of_model.intended, world.of_model.history) == (meant, history)
+    assert not world.of_model.rejected_digests
+
+
+def test_a_waived_policy_needs_no_second_waiver_to_end_the_canary_over_it(
+    world: World, promote_policy: Any, good: Document, other: Document
+) -> None:
+    world.policy("good", good, certified=False)
+    promote_policy(world, "good", allowUncertified=True, requestedBy="rita")
+    meant = ramp_other(world, other).of_model.intended
+    assert meant.waived
+    go_back(world, meant.digest, meant.policy)
+    world.after(1).settle()
+    assert world.of_rollout("ramp").phase == "RolledBack"
+    assert world.of_rollout("back").is_true(names.READY)
+    assert world.of_model.intended == meant
+
+
+@pytest.mark.parametrize("writes", [1, 2])
+def test_a_restart_after_the_first_write_of_a_rollback_keeps_who_and_why(
+    promoted: World, other: Document, writes: int
+) -> None:
+    world = ramp_other(promoted, other)
+    go_back(world, world.of_model.intended.digest, "good")
+    world.after(1).look(crash_after=writes)
+    world.after(1).settle()
+    ended = world.of_rollout("ramp").decisions[-1]
+    assert (ended.actor, ended.message) == ("ann", "rollout back goes back for ann: incident")
+    assert world.of_rollout("back").is_true(names.READY)
+
+
+def test_a_rollback_to_dense_while_degraded_ends_the_canary_and_makes_dense_intended(
+    promoted: World, other: Document
+) -> None:
+    world = ramp_other(promoted, other)
+    world.tuning("watch")
+    world.report_drift("watch", "Harmful")
+    world.settle()
+    assert world.of_model.is_true(names.DEGRADED)
+    go_back(world, DENSE.digest)
+    world.after(1).settle()
+    assert world.of_rollout("ramp").phase == "RolledBack"
+    assert world.of_model.intended.digest == DENSE.digest
+    assert not world.of_model.is_true(names.DEGRADED)
+
+
 def test_decisions_are_numbered_and_each_has_its_event(promoted: World) -> None:
     decisions = promoted.of_rollout("to-good").decisions
     assert [one.seq for one in decisions] == list(range(1, len(decisions) + 1))

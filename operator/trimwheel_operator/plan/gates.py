@@ -217,6 +217,14 @@ def was_stable(request: Request) -> Refusal | None:
     return None
 
 
+def is_certified_or_served(request: Request) -> Refusal | None:
+    """A Rollback to what everyone is served exposes nobody to it: it ends the canary, no more."""
+    stable = request.status.stable
+    if stable and stable.digest == request.rollout.spec.policy_digest:
+        return None
+    return is_certified(request)
+
+
 def document_is_known(request: Request) -> Refusal | None:
     """A Rollback needs the document of what it goes back to."""
     if request.document_known:
@@ -244,5 +252,5 @@ ROLLBACK: tuple[Gate, ...] = (
     document_is_known,
     policy_is_for_model,
     digest_matches,
-    is_certified,
+    is_certified_or_served,
 )

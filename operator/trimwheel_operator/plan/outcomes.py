@@ -38,6 +38,14 @@ class Stop:
     actor: str = ""
 
 
+def preempted_by(rollback: PolicyRollout) -> Stop:
+    """A person went back: the canary's own record says who, and why."""
+    spec = rollback.spec
+    message = f"rollout {rollback.name} goes back for {spec.requested_by}"
+    message += f": {spec.reason}" if spec.reason else ""
+    return Stop(Reason.PREEMPTED, message, spec.requested_by)
+
+
 def freeze(draft: Draft, rollout: PolicyRollout, model: AdaptiveModel, certified: bool) -> None:
     """Accept a rollout: its rules are the model's as of now, and are not loosened in flight."""
     spec, assignment = model.spec, draft.assignment
@@ -194,7 +202,8 @@ def record_return(draft: Draft, rollout: PolicyRollout) -> None:
     left = draft.model.intended
     certified = is_certified(draft, rollout, model)
     freeze(draft, rollout, model, certified)
-    intend(draft, spec.policy_digest, spec.policy, waived=not certified)
+    if not _is_meant_and_served(draft, spec.policy_digest):
+        intend(draft, spec.policy_digest, spec.policy, waived=not certified)
     if left and left.digest not in (DENSE.digest, spec.policy_digest):
         reject_digest(draft, left.digest)
     _begin_actuation(draft, rollout)
@@ -205,6 +214,15 @@ def record_return(draft: Draft, rollout: PolicyRollout) -> None:
     draft.condition(
         rollout, names.ROLLED_BACK, False, Reason.ROLLED_BACK_TO_STABLE, "waiting for the workers"
     )
+
+
+def _is_meant_and_served(draft: Draft, digest: str) -> bool:
+    """Whether a Rollback to it only ended a canary: then nothing else about it changes.
+
+    Its time matters: harm that was shown after its promotion must not become older than it.
+    """
+    known = (draft.model.intended, draft.model.stable)
+    return all(one is not None and one.digest == digest for one in known)
 
 
 def complete(draft: Draft, rollout: PolicyRollout) -> None:

@@ -101,8 +101,7 @@ def _settle_canary(
     started = phases.was_started(status)
     if not outcomes.is_decision_on(spec, rollout):
         if started:
-            stop = Stop(Reason.PREEMPTED, f"rollout {spec.rollout} came first")
-            outcomes.record_rollback(draft, rollout, stop)
+            outcomes.record_rollback(draft, rollout, _came_first(draft, spec.rollout))
         return
     if spec.candidate is not None and spec.candidate.digest == digest:
         if not started:
@@ -115,6 +114,14 @@ def _settle_canary(
         _settle_promotion(draft, rollout)
         return
     outcomes.record_rollback(draft, rollout, _likely_stop(draft, rollout, model))
+
+
+def _came_first(draft: Draft, name: str) -> Stop:
+    """Why the assignment speaks of another rollout: a Rollback pre-empted this one."""
+    found = next((one for one in draft.state.rollouts if one.name == name), None)
+    if found is not None and found.spec.type == phases.ROLLBACK:
+        return outcomes.preempted_by(found)
+    return Stop(Reason.PREEMPTED, f"rollout {name} came first")
 
 
 def _settle_step(draft: Draft, rollout: PolicyRollout, spec: PolicyAssignmentSpec) -> None:
@@ -212,10 +219,7 @@ def refuse(draft: Draft, rollout: PolicyRollout, refusal: Refusal) -> None:
 def preempt(draft: Draft, rollback: PolicyRollout) -> None:
     """End what is under way in favour of a Rollback."""
     for rollout in _with(draft, phases.is_active):
-        stop = Stop(
-            Reason.PREEMPTED, f"rollout {rollback.name} goes back", rollback.spec.requested_by
-        )
-        outcomes.roll_back(draft, rollout, stop)
+        outcomes.roll_back(draft, rollout, outcomes.preempted_by(rollback))
 
 
 def queue(draft: Draft, admitted: list[PolicyRollout], model: AdaptiveModel) -> None:
