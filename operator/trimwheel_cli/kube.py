@@ -81,10 +81,6 @@ class Kube:
         placed = metadata | {"namespace": self.namespace}
         return str(self._objects.create(kind.__name__, placed, spec)["metadata"]["name"])
 
-    def abort(self, kind: type[BaseModel], name: str) -> None:
-        """Set `spec.abort`, the one thing besides `paused` that may change on a rollout."""
-        self._objects.merge(kind.__name__, self.namespace, name, {"spec": {"abort": True}})
-
     def version(self) -> str:
         """The API server's version. Raises Unavailable when it does not answer."""
         with self._objects.translated():

@@ -16,18 +16,15 @@ import click
 
 from trimwheel_api import names
 from trimwheel_api.errors import SpecInvalid, Unavailable
-from trimwheel_api.kinds import AdaptiveModel, PolicyApproval, PolicyRollout
-from trimwheel_api.kinds.adaptive_model import AdaptiveModelStatus
-from trimwheel_api.policy import DENSE
-from trimwheel_cli import reasoning, views
+from trimwheel_api.kinds import AdaptiveModel, PolicyApproval, PolicyRollout, dump
+from trimwheel_cli import reasoning, views, words
+from trimwheel_cli.going_back import aim, follow
 from trimwheel_cli.kube import Kube, NotFound, connect, kube_options
-from trimwheel_cli.snapshot import Snapshot, gather
+from trimwheel_cli.snapshot import gather, gather_rollouts
 from trimwheel_cli.verbs import COMMANDS
 from trimwheel_console import NEGATIVE, OK, emit, note, output_option
 
 WATCH_SECONDS = 2.0
-DIGEST_PREFIX = 8
-"""Fewest hex digits of a digest that `--to` accepts."""
 
 
 def _verb(name: str) -> Callable[[Callable[..., None]], click.Command]:
@@ -157,31 +154,46 @@ def reject(name: str, reason: str, digest: str | None, output: str, **where: Any
 @click.argument("model")
 @click.option(
     "--to",
-    help="Digest (or its first hex digits) of a formerly stable policy, or `dense`. Without it: "
-    "the candidate under way is aborted or, with none, the last formerly stable policy returns.",
+    help="Digest (or its first hex digits) of a formerly stable policy, or `dense`: full depth. "
+    "Without it the candidate under way ends or, with none, the newest formerly stable policy "
+    "returns that neither harm nor a person ended; else dense.",
 )
 @_reason_option
+@click.option("--no-wait", is_flag=True, help="Return once the API server has accepted it.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(1),
+    default=120.0,
+    show_default=True,
+    help="Seconds to wait for the operator and the workers.",
+)
 @kube_options
 @output_option
-def rollback(model: str, to: str | None, reason: str, output: str, **where: Any) -> None:
-    """Take MODEL back at once, without steps or approval.
+def rollback(
+    model: str,
+    to: str | None,
+    reason: str,
+    no_wait: bool,
+    timeout: float,
+    output: str,
+    **where: Any,
+) -> None:
+    """Take MODEL back at once, without steps or approval, and wait until its workers say so.
 
     Going back takes verb rollback on the model, and a policy that was stable with a certificate
-    that is still valid; the dense policy is always a legal aim.
+    that is still valid; the dense policy is always a legal aim. A candidate under way ends in any
+    case. Exits 0 when every live worker has acknowledged, 1 when the operator refused or a worker
+    said nothing, 3 when nobody carried it out in time.
 
     \b
       trimwheel rollback classifier --reason "support tickets since noon"
       trimwheel rollback classifier --to dense --reason "serve full depth until we know more"
     """
     kube = connect(**where)
-    snapshot = gather(kube, model)
+    snapshot = gather_rollouts(kube, model)
     active = snapshot.active
-    if to is None and active is not None and active.spec.type == "Canary":
-        kube.abort(PolicyRollout, active.name)
-        done = {"action": "Abort", "rollout": active.name, "policyDigest": _stable(snapshot)}
-        emit(done, output, table=f"policyrollout/{active.name} aborted: {model} serves stable")
-        return
-    digest, policy = aim(snapshot.model.status, to)
+    canary = active is not None and active.spec.type == "Canary"
+    digest, policy = aim(snapshot.model.status, to, canary=canary)
     spec = {
         "model": model,
         "policy": policy,
@@ -191,33 +203,25 @@ def rollback(model: str, to: str | None, reason: str, output: str, **where: Any)
         "reason": reason,
     }
     made = kube.create(PolicyRollout, {"generateName": f"{model}-rollback-"}, spec)
-    done = {"action": "Rollback", "rollout": made, "policyDigest": digest}
-    emit(done, output, table=f"policyrollout/{made} created: {model} goes back to {digest}")
-
-
-def aim(status: AdaptiveModelStatus, to: str | None) -> tuple[str, str]:
-    """(digest, policy name) that a rollback goes to. Raises SpecInvalid when `to` names none."""
-    former = {one.digest: one.policy for one in status.history} | {DENSE.digest: ""}
-    serving = status.stable.digest if status.stable else ""
-    if to is None:
-        earlier = [one.digest for one in status.history if one.digest != serving]
-        digest = earlier[-1] if earlier else DENSE.digest
-        if digest == serving:
-            raise SpecInvalid("--to", "there is nothing to go back to: dense serves already", to)
-        return digest, former[digest]
-    if to == "dense":
-        return DENSE.digest, ""
-    wanted = to.removeprefix("sha256:")
-    found = [one for one in former if one.removeprefix("sha256:").startswith(wanted)]
-    if len(wanted) < DIGEST_PREFIX or len(found) != 1:
-        raise SpecInvalid(
-            "--to",
-            f"must be dense or the start ({DIGEST_PREFIX} hex digits at least) of one formerly "
-            "stable digest",
-            to,
-            "trimwheel history lists them",
-        )
-    return found[0], former[found[0]]
+    ended = active.name if active is not None and canary else None
+    done: dict[str, Any] = {
+        "action": "Rollback", "rollout": made, "policyDigest": digest, "ends": ended,
+    }  # fmt: skip
+    asked = f"policyrollout/{made} created: {model} goes back to {words.short(digest)}"
+    asked += f", {ended} ends" if ended else ""
+    if no_wait:
+        emit(done, output, table=asked)
+        return
+    note(asked)
+    ending = follow(kube, made, timeout)
+    done |= {
+        "outcome": ending.outcome,
+        "message": ending.message,
+        "actuation": dump(ending.actuation) if ending.actuation else None,
+    }
+    emit(done, output, table=f"{ending.outcome}: {ending.message}")
+    if ending.outcome != "Acknowledged":
+        click.get_current_context().exit(NEGATIVE)
 
 
 def _decide(
@@ -281,8 +285,3 @@ def _rollout(kube: Kube, name: str) -> PolicyRollout:
         rule = f"must name a PolicyRollout in namespace {kube.namespace}"
         raise NotFound("NAME", rule, name, remedy)
     return found
-
-
-def _stable(snapshot: Snapshot) -> str:
-    stable = snapshot.model.status.stable
-    return stable.digest if stable else DENSE.digest

@@ -56,16 +56,23 @@ class Snapshot:
 
 def gather(kube: Kube, name: str) -> Snapshot:
     """Read a model and what belongs to it. Raises NotFound, Refused or Unavailable."""
-    model = kube.get(AdaptiveModel, name)
-    rollouts = tuple(one for one in kube.every(PolicyRollout) if one.spec.model == name)
-    known = {one.metadata.uid for one in rollouts}
+    base = gather_rollouts(kube, name)
+    known = {one.metadata.uid for one in base.rollouts}
     approvals = [one for one in kube.every(PolicyApproval) if one.spec.rollout_uid in known]
     runs = [one for one in kube.every(TuningRun) if one.spec.model == name]
     try:
         assignment = kube.find(PolicyAssignment, name)
     except Refused:
         assignment = None
-    return Snapshot(model, rollouts, tuple(approvals), tuple(runs), assignment)
+    return Snapshot(base.model, base.rollouts, tuple(approvals), tuple(runs), assignment)
+
+
+def gather_rollouts(kube: Kube, name: str) -> Snapshot:
+    """The model and its rollouts alone: no more than ClusterRole trimwheel-rollback may read."""
+    model = kube.get(AdaptiveModel, name)
+    return Snapshot(
+        model, tuple(one for one in kube.every(PolicyRollout) if one.spec.model == name)
+    )
 
 
 def is_finished(rollout: PolicyRollout) -> bool:

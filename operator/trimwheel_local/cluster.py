@@ -54,9 +54,12 @@ class Cluster:
         """The administrator's credentials (group system:masters)."""
         return self.layout.admin_kubeconfig
 
-    def kubeconfig_for(self, user: str, groups: Sequence[str] = ()) -> Path:
-        """Credentials for a named person; what they may do is up to RBAC. The file is 0600."""
-        return pki.write_kubeconfig(self.layout, user, groups)
+    def kubeconfig_for(self, user: str, groups: Sequence[str] = (), *, namespace: str = "") -> Path:
+        """Credentials for a named person; what they may do is up to RBAC. The file is 0600.
+
+        `namespace` is that of its context, `default` unless said otherwise.
+        """
+        return pki.write_kubeconfig(self.layout, user, groups, namespace)
 
     def up(
         self, progress: Progress = no_progress, *, fake_gpus: int = DEFAULT_FAKE_GPUS

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import ipaddress
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -124,12 +125,18 @@ def ensure_pki(layout: Layout) -> Authority:
     return authority
 
 
-def write_kubeconfig(layout: Layout, user: str, groups: Sequence[str] = ()) -> Path:
-    """Mint a client certificate for `user` in `groups`; returns its kubeconfig (0600)."""
+def write_kubeconfig(
+    layout: Layout, user: str, groups: Sequence[str] = (), namespace: str = ""
+) -> Path:
+    """Mint a client certificate for `user` in `groups`; returns its kubeconfig (0600).
+
+    `namespace` is that of its context: where kubectl looks when a command names none.
+    """
     authority = Authority.load_or_create(layout.pki)
-    path = private_folder(layout.kubeconfigs / "users") / user.replace("/", "_")
+    # KUBECONFIG is a list with colons between, and an account's name is full of them.
+    path = private_folder(layout.kubeconfigs / "users") / re.sub("[/:]", "_", user)
     pair = authority.issue(Subject(user, groups))
-    write_atomic(path, _kubeconfig(layout.server, authority.certificate, user, pair))
+    write_atomic(path, _kubeconfig(layout.server, authority.certificate, user, pair, namespace))
     return path
 
 
@@ -139,18 +146,22 @@ def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(encoding, form, serialization.NoEncryption())
 
 
-def _kubeconfig(server: str, authority: bytes, user: str, pair: tuple[bytes, bytes]) -> bytes:
+def _kubeconfig(
+    server: str, authority: bytes, user: str, pair: tuple[bytes, bytes], namespace: str = ""
+) -> bytes:
     def b64(data: bytes) -> str:
         return base64.b64encode(data).decode()
 
     cluster = {"server": server, "certificate-authority-data": b64(authority)}
     credentials = {"client-certificate-data": b64(pair[0]), "client-key-data": b64(pair[1])}
+    context = {"cluster": "trimwheel", "user": user}
+    context |= {"namespace": namespace} if namespace else {}
     document = {
         "apiVersion": "v1",
         "kind": "Config",
         "clusters": [{"name": "trimwheel", "cluster": cluster}],
         "users": [{"name": user, "user": credentials}],
-        "contexts": [{"name": "trimwheel", "context": {"cluster": "trimwheel", "user": user}}],
+        "contexts": [{"name": "trimwheel", "context": context}],
         "current-context": "trimwheel",
     }
     return yaml.safe_dump(document, sort_keys=False).encode()

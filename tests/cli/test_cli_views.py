@@ -1,4 +1,4 @@
-"""What `status`, `history`, `explain` and `rollback` make of the objects, with the clock given."""
+"""What `status`, `history` and `explain` make of the objects, with the clock given."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ from typing import Any
 import pytest
 
 from trimwheel_api.cohorts import cohort
-from trimwheel_api.errors import SpecInvalid
 from trimwheel_api.kinds import AdaptiveModel, PolicyAssignment, PolicyRollout, TuningRun
-from trimwheel_api.kinds.adaptive_model import AdaptiveModelStatus
 from trimwheel_api.policy import DENSE
 from trimwheel_cli import reasoning, views, words
-from trimwheel_cli.rollouts import aim
 from trimwheel_cli.snapshot import Snapshot
 
 NOW = datetime(2026, 1, 2, 12, 0, 0, tzinfo=UTC)
@@ -187,39 +184,6 @@ def test_explain_recomputes_the_arm_of_a_session(weight, arm):
     (said,) = reasoning.explain_session(Snapshot(model(), assignment=assigned), "user-1")
     assert f"cohort {cohort('user-1', 's')} of 10000" in said
     assert said.endswith(f"served by {arm}.")
-
-
-def history_of(*digests: str, stable: str = GOOD) -> AdaptiveModelStatus:
-    return AdaptiveModelStatus.model_validate(
-        {"stable": {"digest": stable}, "history": [{"digest": d, "policy": "p"} for d in digests]}
-    )
-
-
-@pytest.mark.parametrize(
-    ("status", "to", "digest"),
-    [
-        (history_of(OLD), None, OLD),
-        (history_of(OLD, GOOD), None, OLD),
-        (history_of(), None, DENSE.digest),
-        (history_of(OLD), "dense", DENSE.digest),
-        (history_of(OLD, BAD), OLD, OLD),
-        (history_of(OLD, BAD), "bbbbbbbb", OLD),
-        (history_of(OLD), DENSE.digest, DENSE.digest),
-    ],
-)
-def test_a_rollback_aims_at_a_former_policy(status, to, digest):
-    assert aim(status, to)[0] == digest
-
-
-@pytest.mark.parametrize("to", ["bbbbbbb", "sha256:", "f" * 64, "newest"])
-def test_a_rollback_to_what_never_was_stable_is_refused(to):
-    with pytest.raises(SpecInvalid, match="--to"):
-        aim(history_of(OLD), to)
-
-
-def test_there_is_nothing_to_go_back_to_from_the_first_dense_policy():
-    with pytest.raises(SpecInvalid, match="nothing to go back to"):
-        aim(history_of(stable=DENSE.digest), None)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 
 from trimwheel_api.policy import DENSE
 from trimwheel_cli.main import cli
-from trimwheel_console import NEGATIVE, OK, USAGE
+from trimwheel_console import NEGATIVE, OK, UNREACHABLE, USAGE
 
 pytestmark = pytest.mark.cluster
 
@@ -116,8 +116,8 @@ def test_a_rollback_to_dense_takes_its_own_verb(stage, run):
     refused = run("eddy", "rollback", "m", "--to", "dense", *REASON)
     assert refused.exit_code == NEGATIVE
     assert "lacks verb rollback on adaptivemodels/m" in refused.stderr
-    stage.person("rolf", "trimwheel-rollback", "trimwheel-edit", "trimwheel-view")
-    done = run("rolf", "rollback", "m", "--to", "dense", *REASON, "-o", "json")
+    stage.person("rolf", "trimwheel-rollback")
+    done = run("rolf", "rollback", "m", "--to", "dense", *REASON, "--no-wait", "-o", "json")
     assert done.exit_code == OK, done.output
     told = json.loads(done.stdout)
     spec = stage.root.get("PolicyRollout", told["rollout"]).body["spec"]
@@ -126,16 +126,28 @@ def test_a_rollback_to_dense_takes_its_own_verb(stage, run):
     )  # fmt: skip
 
 
-def test_a_rollback_aborts_the_candidate_under_way(stage, run):
+def test_a_rollback_of_a_candidate_under_way_takes_no_more_than_the_rollback_role(stage, run):
     stage.root.create(stage.model())
     stage.requested()
     going = {"status": {"phase": "Progressing"}}
     assert stage.operator.patch("PolicyRollout", "r", going, "status").allowed
-    stage.person("rolf", "trimwheel-rollback", "trimwheel-edit", "trimwheel-view")
-    result = run("rolf", "rollback", "m", *REASON, "-o", "json")
+    stage.person("rolf", "trimwheel-rollback")
+    result = run("rolf", "rollback", "m", *REASON, "--no-wait", "-o", "json")
     assert result.exit_code == OK, result.output
-    assert json.loads(result.stdout)["action"] == "Abort"
-    assert stage.root.get("PolicyRollout", "r").body["spec"]["abort"] is True
+    told = json.loads(result.stdout)
+    assert told["ends"] == "r"
+    spec = stage.root.get("PolicyRollout", told["rollout"]).body["spec"]
+    assert (spec["type"], spec["reason"]) == ("Rollback", REASON[1])
+    assert not stage.root.get("PolicyRollout", "r").body["spec"].get("abort")
+
+
+def test_a_rollback_that_nobody_carries_out_is_not_reported_as_done(stage, run):
+    stage.root.create(stage.model())
+    stage.person("rolf", "trimwheel-rollback")
+    result = run("rolf", "rollback", "m", "--to", "dense", *REASON, "--timeout", "1")
+    assert result.exit_code == UNREACHABLE, result.output
+    assert result.stdout == ""
+    assert "is the operator running" in result.stderr
 
 
 def test_looking_takes_no_more_than_the_view_role(stage, run):
