@@ -19,6 +19,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -120,6 +121,15 @@ class Binaries:
     def folders(self) -> list[Path]:
         """The folders to put on PATH, each once."""
         return list(dict.fromkeys(path.parent for path in self.paths.values()))
+
+
+def search_path() -> str:
+    """PATH on which a shell finds `trimwheel`, `kubectl trimwheel`, kubectl and promtool.
+
+    Our own commands lie beside this interpreter; kubectl looks for its plugins on PATH.
+    """
+    folders = [Path(sys.executable).parent, *find().folders]
+    return os.pathsep.join([*map(str, folders), os.environ.get("PATH", os.defpath)])
 
 
 def find() -> Binaries:

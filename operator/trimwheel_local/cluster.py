@@ -61,6 +61,10 @@ class Cluster:
         """
         return pki.write_kubeconfig(self.layout, user, groups, namespace)
 
+    def session_kubeconfig(self, namespace: str) -> Path:
+        """The administrator's credentials for a session that works in one namespace."""
+        return self.kubeconfig_for("admin", ["system:masters"], namespace=namespace)
+
     def up(
         self, progress: Progress = no_progress, *, fake_gpus: int = DEFAULT_FAKE_GPUS
     ) -> Cluster:
@@ -118,16 +122,15 @@ class Cluster:
         }
 
     def env(self) -> dict[str, str]:
-        """Variables that make kubectl, promtool and the clients of the add-ons find the cluster.
+        """Variables with which a shell finds our commands, kubectl, the cluster and the add-ons.
 
         PROMETHEUS_URL and MLFLOW_TRACKING_URI are there once the add-ons are installed.
         """
-        folders = [str(folder) for folder in binaries.find().folders]
         found = {
             "KUBECONFIG": str(self.kubeconfig),
             # kubectl would otherwise keep its discovery cache in ~/.kube.
             "KUBECACHEDIR": str(self.layout.root / "kubectl-cache"),
-            "PATH": os.pathsep.join([*folders, os.environ.get("PATH", os.defpath)]),
+            "PATH": binaries.search_path(),
         }
         for name, variable in addons.URL_VARIABLES.items():
             if url := self.service_url(name, ADDONS_NAMESPACE):

@@ -46,7 +46,7 @@ def cluster() -> None:
 
     \b
     trimwheel cluster up
-    eval "$(trimwheel env)"       # KUBECONFIG and kubectl; ~/.kube/config is never touched
+    eval "$(.venv/bin/trimwheel env)"   # kubectl and KUBECONFIG; ~/.kube/config is never touched
     kubectl get nodes
     trimwheel cluster down --purge
     """

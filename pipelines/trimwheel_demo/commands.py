@@ -14,34 +14,56 @@ from typing import Any
 
 import click
 
+from trimwheel_api import names
 from trimwheel_api.errors import SetupFailed
 from trimwheel_console import NEGATIVE, emit, output_option
 from trimwheel_console.exits import ErrorHandling
 from trimwheel_demo import load as generator
-from trimwheel_demo.places import MODEL, default_places
+from trimwheel_demo.places import MODEL, NAMESPACE, default_places
 
 
 def session() -> dict[str, str]:
-    """What a running demo left. Raises SetupFailed when there is none."""
+    """The exports of a running demo or, without one, of the embedded cluster and its model.
+
+    Raises NotRunning, with its remedy, when there is neither.
+    """
     path = default_places().session
     if not path.exists():
-        raise SetupFailed(f"no demo is running ({path} is absent): start one with `make demo`")
+        return _of_cluster()
     found: dict[str, str] = json.loads(path.read_text())
+    found["PATH"] += os.pathsep + os.environ.get("PATH", os.defpath)
+    return found
+
+
+def _of_cluster() -> dict[str, str]:
+    from trimwheel_local import rest
+    from trimwheel_local.cluster import Cluster, require_running
+
+    places = default_places()
+    cluster = require_running(Cluster(places.state, places.index))
+    found = cluster.env()
+    path = f"/apis/{names.API_VERSION}/namespaces/{NAMESPACE}/adaptivemodels/{MODEL}"
+    if (model := rest.find(cluster.layout, path)) is not None:
+        found |= {"TRIMWHEEL_NAMESPACE": NAMESPACE, "TRIMWHEEL_MODEL": MODEL}
+        if endpoint := model.get("status", {}).get("endpoint"):
+            found["TRIMWHEEL_ENDPOINT"] = endpoint
     return found
 
 
 @click.command(short_help="Print the exports that reach a running demo.")
 @output_option
 def env(output: str) -> None:
-    """Print shell exports for a running demo.
+    """Print shell exports for a running demo or, without one, for the embedded cluster.
+
+    They put `trimwheel`, `kubectl trimwheel`, kubectl and promtool on PATH, and name the cluster,
+    Prometheus, MLflow and, once it is applied, the demo's model. ~/.kube/config is never touched.
 
     \b
-    eval "$(trimwheel env)"
+    eval "$(.venv/bin/trimwheel env)"
     kubectl get trimwheel
     curl -s "$TRIMWHEEL_ENDPOINT/v2/health/ready"
     """
     found = session()
-    found["PATH"] = found["PATH"] + os.pathsep + os.environ.get("PATH", os.defpath)
     lines = "\n".join(f"export {key}={shlex.quote(value)}" for key, value in found.items())
     emit(found, output, table=lines)
 
@@ -66,11 +88,21 @@ def load_start(rate: float | None, mix: str | None, output: str) -> None:
     if folder.control.exists():
         control = folder.read_control()
     else:
-        control = generator.Control(session()["TRIMWHEEL_ENDPOINT"], MODEL)
+        control = generator.Control(_endpoint(), MODEL)
     control = replace(control, rate=rate or control.rate, mix=mix or control.mix)
     pid = generator.start(folder, control)
     value = {"pid": pid, "rate": control.rate, "mix": control.mix, "endpoint": control.endpoint}
     emit(value, output, table=f"{control.rate:g} requests/s of {control.mix}, process {pid}")
+
+
+def _endpoint() -> str:
+    found = session().get("TRIMWHEEL_ENDPOINT")
+    if not found:
+        raise SetupFailed(
+            f"AdaptiveModel {MODEL} in namespace {NAMESPACE} has no endpoint: apply it first, and "
+            "wait with `kubectl wait --for=condition=Ready`"
+        )
+    return found
 
 
 @load.command("stop", short_help="Stop the load.")

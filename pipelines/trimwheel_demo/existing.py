@@ -48,10 +48,8 @@ class ExistingCluster:
                   "--ignore-not-found")  # fmt: skip
 
     def env(self) -> dict[str, str]:
-        """KUBECONFIG and a PATH on which kubectl is found."""
-        folders = [str(folder) for folder in binaries.find().folders]
-        path = os.pathsep.join([*folders, os.environ.get("PATH", os.defpath)])
-        return {"KUBECONFIG": str(self.kubeconfig), "PATH": path}
+        """KUBECONFIG and a PATH on which our commands and kubectl are found."""
+        return {"KUBECONFIG": str(self.kubeconfig), "PATH": binaries.search_path()}
 
     def server(self) -> str:
         """The API server's address."""
@@ -62,11 +60,26 @@ class ExistingCluster:
 
     def kubeconfig_for(self, user: str, groups: Sequence[str] = ()) -> Path:
         """A kubeconfig that impersonates a person of the story."""
-        config = json.loads(self.kubectl("config", "view", "--minify", "--flatten", "-o", "json"))
+        config = self._config()
         config["users"][0]["user"] |= {"as": user, "as-groups": [*groups, "system:authenticated"]}
-        path = self._folder / f"kubeconfig-{user}"
+        return self._written(f"kubeconfig-{user}", config)
+
+    def session_kubeconfig(self, namespace: str) -> Path:
+        """The given credentials for a session that works in one namespace; theirs stay as is."""
+        config = self._config()
+        config["contexts"][0]["context"]["namespace"] = namespace
+        return self._written("kubeconfig", config)
+
+    def _config(self) -> dict[str, Any]:
+        """The current context alone, with its certificates in it."""
+        text = self.kubectl("config", "view", "--minify", "--flatten", "-o", "json")
+        config: dict[str, Any] = json.loads(text)
+        return config
+
+    def _written(self, name: str, config: Mapping[str, Any]) -> Path:
+        path = self._folder / name
         path.touch(mode=0o600)
-        path.write_text(yaml.safe_dump(config))
+        path.write_text(yaml.safe_dump(dict(config)))
         return path
 
     def install_chart(self, values: Mapping[str, Any]) -> None:

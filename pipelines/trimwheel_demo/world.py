@@ -233,10 +233,13 @@ def log_model(world: World, folder: Path, metadata: dict[str, Any]) -> str:
 
 
 def save_session(world: World) -> None:
-    """Leave for `trimwheel env` and `make down` what they need."""
+    """Leave for `trimwheel env` and `make down` what they need.
+
+    The session's kubeconfig works in the model's namespace, so that its commands need no `-n`.
+    """
     env = world.cluster.env()
     record = {
-        "KUBECONFIG": env["KUBECONFIG"],
+        "KUBECONFIG": str(world.cluster.session_kubeconfig(NAMESPACE)),
         "KUBECACHEDIR": str(world.places.demo / "kubectl-cache"),
         "PATH": env["PATH"].removesuffix(os.pathsep + os.environ.get("PATH", os.defpath)),
         "TRIMWHEEL_NAMESPACE": NAMESPACE,
@@ -256,7 +259,7 @@ def take_down(places: Places) -> bool:
     cluster = Cluster(places.state, places.index)
     there = bool(found) or cluster.layout.root.exists()
     foreign = Path(found.get("KUBECONFIG", cluster.kubeconfig))
-    if foreign != cluster.kubeconfig:
+    if not foreign.is_relative_to(cluster.layout.root):
         ExistingCluster(foreign, places.demo, ROOT / "charts" / "trimwheel").down(
             namespace=NAMESPACE
         )
