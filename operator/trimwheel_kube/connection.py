@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from kubernetes import client, config
 from kubernetes.config import ConfigException
+from yaml import YAMLError
 
 from trimwheel_api.errors import SetupFailed
 
+_MALFORMED = (YAMLError, TypeError, KeyError, ValueError, AttributeError, OSError)
+"""What the client library raises on a file that is no kubeconfig: it looks at no type."""
 _POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -31,18 +35,31 @@ def connect(
     """By kubeconfig (the one named, KUBECONFIG or ~/.kube/config), else by the pod's account.
 
     `retries`: how often the library repeats a request unasked. A caller that retries by itself, or
-    for whom somebody waits, wants the bad news soon. Raises SetupFailed without credentials.
+    for whom somebody waits, wants the bad news soon. Raises SetupFailed without credentials, or
+    when the kubeconfig is none.
     """
+    # Read here, because the library reads it once, when it is imported.
+    named = kubeconfig or os.environ.get("KUBECONFIG") or None
     settings = client.Configuration()
     settings.retries = retries
     try:
-        config.load_kube_config(kubeconfig, context, settings, persist_config=False)
-        namespace = _context_namespace(kubeconfig, context)
+        config.load_kube_config(named, context, settings, persist_config=False)
+        namespace = _context_namespace(named, context)
     except ConfigException as error:
-        if kubeconfig or context:
-            raise SetupFailed(f"kubeconfig: {error}") from error
+        if named or context:
+            raise _unusable(named, error) from error
         namespace = _load_in_cluster(settings, str(error))
+    except _MALFORMED as error:
+        raise _unusable(named, error) from error
     return Connection(client.ApiClient(settings), namespace)
+
+
+def _unusable(named: str | None, error: Exception) -> SetupFailed:
+    said = " ".join(str(error).split())
+    return SetupFailed(
+        f"kubeconfig {named or '~/.kube/config'} cannot be used ({said}): mend it, or name another "
+        "with --kubeconfig or KUBECONFIG"
+    )
 
 
 def _context_namespace(kubeconfig: str | None, context: str | None) -> str:

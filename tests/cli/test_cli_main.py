@@ -153,3 +153,30 @@ def test_the_server_that_does_not_answer_is_exit_code_three(tmp_path):
 def test_a_missing_kubeconfig_is_a_usage_error(tmp_path):
     done = CliRunner().invoke(cli, ["status", "--kubeconfig", str(tmp_path / "none")])
     assert done.exit_code == USAGE
+
+
+MALFORMED = {
+    "not YAML": b"a: b: c",
+    "a list": b"[1, 2]",
+    "a word": b"just text",
+    "not text": b"\xff\xfe\x00",
+    "numbers for lists": b"{kind: Config, clusters: 3, contexts: x, current-context: y}",
+    "a context without a cluster": b"{current-context: x, contexts: [{name: x}], clusters: []}",
+    "empty": b"",
+}
+
+
+@pytest.mark.parametrize("content", MALFORMED.values(), ids=MALFORMED.keys())
+@pytest.mark.parametrize("named_by", ["option", "environment"])
+def test_a_kubeconfig_that_is_none_is_one_sentence_with_the_remedy(
+    tmp_path, monkeypatch, content, named_by
+):
+    path = tmp_path / "kubeconfig"
+    path.write_bytes(content)
+    options = ["--kubeconfig", str(path)] if named_by == "option" else []
+    if not options:
+        monkeypatch.setenv("KUBECONFIG", str(path))
+    done = CliRunner().invoke(cli, ["status", *options])
+    assert done.exit_code == USAGE, done.output
+    assert done.stderr.count("\n") == 1
+    assert str(path) in done.stderr and "--kubeconfig or KUBECONFIG" in done.stderr
