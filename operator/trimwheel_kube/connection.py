@@ -57,8 +57,8 @@ def connect(
 def _unusable(named: str | None, error: Exception) -> SetupFailed:
     said = " ".join(str(error).split())
     return SetupFailed(
-        f"kubeconfig: {named or '~/.kube/config'} cannot be used ({said}): mend it, or name another "
-        "with --kubeconfig or KUBECONFIG"
+        f"kubeconfig: {named or '~/.kube/config'} cannot be used ({said}): mend it, or name "
+        "another with --kubeconfig or KUBECONFIG"
     )
 
 

@@ -146,16 +146,34 @@ def demo() -> None:
 
 
 @demo.command("play", short_help="Play the story; options come from the environment.")
-def play() -> None:
-    """Play the story: SEED, DETACH, BAD_POLICY and REPORT are read from the environment."""
-    from trimwheel_demo.play import main
+@output_option
+def play(output: str) -> None:
+    """Play the story: SEED, DETACH, BAD_POLICY and REPORT are read from the environment.
 
-    sys.exit(main())
+    With -o json the story is told on stderr, and stdout carries the report when it has ended:
+    at once with DETACH=1, else after Ctrl-C.
+
+    \b
+    trimwheel demo play
+    DETACH=1 trimwheel demo play -o json | jq .exit_reason
+    """
+    from trimwheel_demo.play import main
+    from trimwheel_demo.settings import Options
+    from trimwheel_demo.teller import Teller, error_console
+
+    as_json = output == "json"
+    report = Options.from_environment().report
+    code = main(Teller(error_console()) if as_json else None)
+    if as_json:
+        emit(json.loads(report.read_text()), output)
+    sys.exit(code)
 
 
 @demo.command("down", short_help="Stop and remove all that the demo started.")
-def down() -> None:
+@output_option
+def down(output: str) -> None:
     """Stop and remove everything of the demo; cached binaries and the trained model stay."""
     from trimwheel_demo.world import take_down
 
-    click.echo("removed" if take_down(default_places()) else "nothing to remove")
+    removed = take_down(default_places())
+    emit({"removed": removed}, output, table="removed" if removed else "nothing to remove")

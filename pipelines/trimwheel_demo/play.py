@@ -2,7 +2,8 @@
 
 Called by `make demo`. Exit 0: the loop closed. Exit 1: it did not, and the report's `exit_reason`
 says why: `kept full depth` when the statistics found nothing to certify, which is an honest outcome
-and is never retried with another seed. Exit 2: an option was wrong, and nothing was started.
+and is never retried with another seed. Exit 2: an option
+was wrong or a prerequisite is missing. Exit 3: a service did not answer.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from trimwheel_api.errors import TrimwheelError
+from trimwheel_console import exit_code
 from trimwheel_demo.evidence import Evidence
 from trimwheel_demo.memory import MEASURED
 from trimwheel_demo.places import ROOT, default_places
@@ -78,11 +80,11 @@ STAGES = (
 )  # fmt: skip
 
 
-def main() -> int:
+def main(teller: Teller | None = None) -> int:
     """Play, write the report, and leave everything running until Ctrl-C (or for good: DETACH=1)."""
     options, places = Options.from_environment(), default_places()
     signal.signal(signal.SIGTERM, lambda *_: _interrupt())
-    teller = Teller()
+    teller = teller or Teller()
     report = Report(options.report, options.seed, ROOT)
     report["not_shown"] = summary.not_shown(options)
     code = 1
@@ -102,7 +104,7 @@ def main() -> int:
     except KeyboardInterrupt:
         report["exit_reason"] = INTERRUPTED
     except TrimwheelError as error:
-        report["exit_reason"] = str(error)
+        report["exit_reason"], code = str(error), exit_code(error)
         teller.bad(str(error))
     except Exception as error:  # a tool that failed, a service that went away, a defect of ours
         report["exit_reason"] = in_words(error)

@@ -22,6 +22,11 @@ POLL_SECONDS = 0.5
 QUIET_SECONDS = 15.0
 
 
+def error_console() -> Console:
+    """For a story whose stdout carries a result."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
 class TimedOut(TrimwheelError):
     """Something that the story waits for did not happen in time."""
 
