@@ -7,7 +7,7 @@ the exception tree; what a verb does stays with its package.
 from trimwheel_console.exits import NEGATIVE, OK, UNREACHABLE, USAGE, exit_code
 from trimwheel_console.generated import keep_current
 from trimwheel_console.output import Output, emit, note, output_option, text_table
-from trimwheel_console.progress import Steps, progress, steps
+from trimwheel_console.progress import progress
 
 __all__ = [
     "NEGATIVE",
@@ -15,13 +15,11 @@ __all__ = [
     "UNREACHABLE",
     "USAGE",
     "Output",
-    "Steps",
     "emit",
     "exit_code",
     "keep_current",
     "note",
     "output_option",
     "progress",
-    "steps",
     "text_table",
 ]

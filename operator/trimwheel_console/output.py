@@ -34,7 +34,7 @@ def output_option(function: AnyFunction) -> AnyFunction:
         type=click.Choice(["table", "json"]),
         default="table",
         show_default=True,
-        # Read first, so that errors in the arguments after it come in the wished format.
+        # Read first: what another option's callback raises is told in the wished format.
         is_eager=True,
         callback=remember,
         help="table for people, json for programs.",

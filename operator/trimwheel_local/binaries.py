@@ -77,11 +77,17 @@ class Group:
         return cache_folder() / "bin" / f"{self.name}-{self.digest}"
 
 
-def _kubernetes() -> Group:
+def kubernetes_version() -> str:
+    """The pinned release, `v1.2.3`."""
     text = (TOOLCHAIN / "kubernetes" / "go.mod").read_text()
-    found = re.search(r"k8s\.io/kubernetes (v(\d+)\.(\d+)\.\d+)", text)
+    found = re.search(r"k8s\.io/kubernetes (v\d+\.\d+\.\d+)", text)
     assert found, "the go.mod of kubernetes requires k8s.io/kubernetes"
-    version, major, minor = found.groups()
+    return found[1]
+
+
+def _kubernetes() -> Group:
+    version = kubernetes_version()
+    major, minor, _ = version.removeprefix("v").split(".")
     settings = {"gitVersion": version, "gitMajor": major, "gitMinor": minor}
     servers = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")
     return Group(

@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 
 from trimwheel_api.errors import SetupFailed
+from trimwheel_api.names import RELEASE_NAMESPACE
 from trimwheel_local import addons, binaries, pki, rest, tools
 from trimwheel_local.binaries import Progress, no_progress
 from trimwheel_local.errors import NotRunning, StartError
@@ -31,7 +32,6 @@ from trimwheel_local.names import (
     DEFAULT_FAKE_GPUS,
     NODE_NAME,
     RELEASE_NAME,
-    RELEASE_NAMESPACE,
     SUPERVISOR_COMPONENTS,
 )
 from trimwheel_local.node.runtime import stop_every_pod

@@ -20,7 +20,6 @@ GPU_RESOURCE: Final = "nvidia.com/gpu"
 DEFAULT_FAKE_GPUS: Final = 8
 
 ADDONS_NAMESPACE: Final = "trimwheel-addons"
-RELEASE_NAMESPACE: Final = "trimwheel-system"
 RELEASE_NAME: Final = "trimwheel"
 
 KUBELET_CLIENT: Final = "kube-apiserver-kubelet-client"

@@ -1,4 +1,4 @@
-"""Reference pages say what the code says; progress goes to stderr and tells times."""
+"""Reference pages say what the code says; a bar is for terminals alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trimwheel_api.policy import Policy
 from trimwheel_cli.generate_docs import REFERENCE
 from trimwheel_cli.reference import kinds_page, metrics_page, policy_page
 from trimwheel_cli.reference.markdown import table
-from trimwheel_console.progress import Steps, progress
+from trimwheel_console.progress import progress
 
 
 @pytest.mark.parametrize(
@@ -41,18 +41,6 @@ def test_every_knob_has_its_row():
 
 def test_bars_in_cells_do_not_break_a_table():
     assert table(("a",), [("x|y",)]).splitlines()[-1] == "| x\\|y |"
-
-
-def test_steps_tell_their_time_also_when_they_fail():
-    told = io.StringIO()
-    steps = Steps(Console(file=told))
-    with steps.step("build etcd"):
-        pass
-    with pytest.raises(RuntimeError), steps.step("build helm"):
-        raise RuntimeError("no Go")
-    assert re.search(r"done build etcd \(\d+\.\d s\)", told.getvalue())
-    assert "failed build helm" in told.getvalue()
-    assert set(steps.seconds) == {"build etcd", "build helm"}
 
 
 def test_a_bar_is_silent_where_there_is_no_terminal():

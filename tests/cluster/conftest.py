@@ -17,9 +17,9 @@ from kubernetes import client
 
 from trimwheel_api import names
 from trimwheel_api.kinds import PLURALS
+from trimwheel_api.names import RELEASE_NAMESPACE
 from trimwheel_local.cluster import Cluster
 from trimwheel_local.layout import checkout
-from trimwheel_local.names import RELEASE_NAMESPACE
 from trimwheel_local.testing import Clients, admin, as_user, cluster, eventually, namespace
 
 __all__ = ["admin", "as_user", "cluster", "namespace"]

@@ -1,4 +1,4 @@
-"""Phase and conditions of a pod from the states of its containers."""
+"""Phase and conditions of a pod from the states of its containers, and those of the node."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from trimwheel_local.node import agent
 from trimwheel_local.node.status import ContainerState, Verdict, is_ready, pod_status, waiting
 
 NOW = "2026-01-01T00:00:10Z"
@@ -96,3 +97,18 @@ def test_a_pod_that_is_being_deleted_gets_no_traffic() -> None:
     assert is_ready(ready)
     assert not is_ready({**ready, "metadata": {"deletionTimestamp": NOW}})
     assert not is_ready({"metadata": {}})
+
+
+def test_a_heartbeat_of_the_node_is_no_transition() -> None:
+    first = agent.conditions(EARLIER, {})
+    assert {one["lastTransitionTime"] for one in first} == {EARLIER}
+    again = agent.conditions(NOW, {"conditions": first})
+    assert {one["lastTransitionTime"] for one in again} == {EARLIER}
+    assert {one["lastHeartbeatTime"] for one in again} == {NOW}
+
+
+def test_a_node_that_was_given_up_became_ready_when_it_came_back() -> None:
+    """The controllers say Unknown of a silent node."""
+    given_up = [{**one, "status": "Unknown"} for one in agent.conditions(EARLIER, {})]
+    back = agent.conditions(NOW, {"conditions": given_up})
+    assert {one["lastTransitionTime"] for one in back} == {NOW}

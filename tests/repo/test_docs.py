@@ -13,8 +13,11 @@ from tests.repo.repository import ROOT, packages, project, tracked
 
 from trimwheel_api.kinds import KINDS
 from trimwheel_api.metrics import METRICS
+from trimwheel_api.policy import parse_policy
 from trimwheel_cli.main import cli
 from trimwheel_cli.verbs import BENCHES, COMMANDS
+from trimwheel_local.binaries import SWITCHING_GO
+from trimwheel_workers.model.config import EncoderConfig
 
 PAGES = [path for path in tracked() if path.suffix == ".md"]
 README = (ROOT / "README.md").read_text()
@@ -163,3 +166,14 @@ def test_examples_are_objects_that_the_kinds_accept(path):
     for document in yaml.safe_load_all((ROOT / path).read_text()):
         if document and document["kind"] in models:
             models[document["kind"]].model_validate({"status": {}} | document)
+
+
+def test_the_example_policy_has_a_threshold_for_each_exit_of_the_demos_encoder():
+    path = ROOT / "docs" / "examples" / "adaptivepolicy.yaml"
+    document = yaml.safe_load(path.read_text())["spec"]["policy"]
+    usual = EncoderConfig(vocabulary=1000, classes=("a", "b"))
+    assert parse_policy(document, exits=len(usual.exits)).exit.enabled
+
+
+def test_the_readme_names_the_oldest_go_that_set_up_accepts():
+    assert "[Go](https://go.dev/dl) {}.{} or newer".format(*SWITCHING_GO) in README

@@ -13,6 +13,7 @@ from typing import Any
 
 import aiohttp
 
+from trimwheel_local.binaries import kubernetes_version
 from trimwheel_local.layout import Layout
 from trimwheel_local.names import GPU_RESOURCE, NODE_NAME
 from trimwheel_local.node import kubelet, runtime
@@ -69,7 +70,8 @@ async def _status(api: ApiClient, layout: Layout, fake_gpus: int) -> None:
         now = runtime.timestamp()
         try:
             await _create(api, "/api/v1/nodes", _node(now))
-            body = {"status": _node_status(layout, fake_gpus, now)}
+            known = (await api.get(f"/api/v1/nodes/{NODE_NAME}")).get("status", {})
+            body = {"status": _node_status(layout, fake_gpus, conditions(now, known))}
             await api.patch(f"/api/v1/nodes/{NODE_NAME}/status", body)
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
             log.info("node status: %s; trying again", error)
@@ -116,7 +118,7 @@ def _node(now: str) -> Object:
     return {"metadata": {"name": NODE_NAME, "labels": labels}}
 
 
-def _node_status(layout: Layout, fake_gpus: int, now: str) -> Object:
+def _node_status(layout: Layout, fake_gpus: int, found: list[Object]) -> Object:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     disk = os.statvfs(layout.root)
     # Processors are not enforced, and requests are made for real clusters: a two-core laptop
@@ -136,12 +138,14 @@ def _node_status(layout: Layout, fake_gpus: int, now: str) -> Object:
             {"type": "Hostname", "address": NODE_NAME},
         ],
         "daemonEndpoints": {"kubeletEndpoint": {"Port": layout.kubelet_port}},
-        "conditions": _conditions(now),
+        "conditions": found,
         "nodeInfo": _node_info(),
     }
 
 
-def _conditions(now: str) -> list[Object]:
+def conditions(now: str, known: Object) -> list[Object]:
+    """What the node says of itself; a transition is a change of status, not another heartbeat."""
+    before = {one["type"]: one for one in known.get("conditions", [])}
     states = {"Ready": "True", "MemoryPressure": "False", "DiskPressure": "False"}
     states["PIDPressure"] = "False"
     return [
@@ -151,10 +155,15 @@ def _conditions(now: str) -> list[Object]:
             "reason": "ProcessNode",
             "message": "pods run as local processes; nothing is isolated",
             "lastHeartbeatTime": now,
-            "lastTransitionTime": now,
+            "lastTransitionTime": _since(before.get(kind), status) or now,
         }
         for kind, status in states.items()
     ]
+
+
+def _since(before: Object | None, status: str) -> str:
+    same = before is not None and before["status"] == status
+    return str(before.get("lastTransitionTime") or "") if before and same else ""
 
 
 def _node_info() -> Object:
@@ -165,7 +174,7 @@ def _node_info() -> Object:
         "kernelVersion": platform.release(),
         "osImage": platform.platform(),
         "containerRuntimeVersion": "process://1",
-        "kubeletVersion": "v1.36.3-trimwheel",
+        "kubeletVersion": f"{kubernetes_version()}-trimwheel",
         "kubeProxyVersion": "",
         "operatingSystem": "linux",
         "architecture": "amd64" if platform.machine() == "x86_64" else "arm64",

@@ -21,9 +21,9 @@ import pytest
 from tests.cluster.authority.actors import Actor, Answer, made
 
 from trimwheel_api import names
+from trimwheel_api.names import RELEASE_NAMESPACE
 from trimwheel_local.cluster import Cluster
 from trimwheel_local.layout import checkout
-from trimwheel_local.names import RELEASE_NAMESPACE
 from trimwheel_local.testing import Clients, eventually
 
 ROOT = checkout() or Path.cwd()

@@ -11,7 +11,7 @@ from kubernetes import client
 
 from trimwheel_api import names
 from trimwheel_api.kinds import PolicyRollout
-from trimwheel_local.names import RELEASE_NAMESPACE
+from trimwheel_api.names import RELEASE_NAMESPACE
 from trimwheel_local.testing import eventually
 from trimwheel_operator.admission import AdmissionTest
 from trimwheel_operator.cluster import KubeApi

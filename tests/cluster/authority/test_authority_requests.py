@@ -9,7 +9,7 @@ import pytest
 
 from trimwheel_api import names
 from trimwheel_api.kinds.tuning_run import ALARM_REASONS
-from trimwheel_local.names import RELEASE_NAMESPACE
+from trimwheel_api.names import RELEASE_NAMESPACE
 
 pytestmark = pytest.mark.cluster
 

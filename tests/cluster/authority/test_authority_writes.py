@@ -9,7 +9,7 @@ import pytest
 from kubernetes.client import ApiException
 
 from trimwheel_api import names
-from trimwheel_local.names import RELEASE_NAMESPACE
+from trimwheel_api.names import RELEASE_NAMESPACE
 from trimwheel_local.testing import eventually
 
 pytestmark = pytest.mark.cluster

@@ -13,7 +13,8 @@ import yaml
 
 from trimwheel_api import names
 from trimwheel_api.kinds import KINDS
-from trimwheel_local.names import RELEASE_NAME, RELEASE_NAMESPACE
+from trimwheel_api.names import RELEASE_NAMESPACE
+from trimwheel_local.names import RELEASE_NAME
 from trimwheel_local.testing import eventually
 
 pytestmark = pytest.mark.cluster

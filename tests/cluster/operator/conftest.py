@@ -17,9 +17,9 @@ import pytest
 from tests.cluster.operator.team import Operator, Team
 
 from trimwheel_api import names
+from trimwheel_api.names import RELEASE_NAMESPACE
 from trimwheel_api.policy import DENSE
 from trimwheel_local.cluster import Cluster
-from trimwheel_local.names import RELEASE_NAMESPACE
 from trimwheel_local.testing import Clients
 
 GOOD = {"exit": {"enabled": True, "thresholds": ["0.9", "0.95"]}}

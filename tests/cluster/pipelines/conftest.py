@@ -11,8 +11,8 @@ from kubernetes import config
 from tests.pipelines.conftest import Traffic, audits, model, model_folder
 
 from trimwheel_api import names
+from trimwheel_api.names import RELEASE_NAMESPACE
 from trimwheel_local.cluster import Cluster
-from trimwheel_local.names import RELEASE_NAMESPACE
 from trimwheel_pipelines.kube import Objects
 
 __all__ = ["audits", "model", "model_folder"]
