@@ -38,9 +38,15 @@ pytestmark = pytest.mark.cluster
             {"containers": [container("", securityContext={"privileged": True})]},
             "spec.containers[0].securityContext.privileged: the node grants no privileges",
         ),
-        ({"hostNetwork": True}, "spec.hostNetwork: each pod has its own loopback address"),
+        ({"hostNetwork": True}, "spec.hostNetwork: not supported; each pod has its own loopback"),
+        ({"hostUsers": False}, "spec.hostUsers: the node makes no user namespaces"),
+        ({"hostname": "other"}, "spec.hostname: must be the pod's name"),
+        (
+            {"volumes": [{"name": "m", "emptyDir": {"medium": "Memory"}}]},
+            "spec.volumes[0].emptyDir.medium: the node keeps it on disk",
+        ),
     ],
-    ids=["image", "hostPath", "privileged", "hostNetwork"],
+    ids=["image", "hostPath", "privileged", "hostNetwork", "hostUsers", "hostname", "medium"],
 )
 def test_what_a_process_cannot_honour_is_refused_by_name(
     admin: Clients, namespace: str, change: dict[str, Any], sentence: str
@@ -67,6 +73,26 @@ def test_limits_are_accepted_with_one_event_that_says_they_are_not_enforced(
     assert len(events) == 1
     assert events[0].type == "Warning"
     assert "resources.limits" in events[0].message
+
+
+def test_a_debugger_is_declined_in_an_event_and_the_pod_runs_on(
+    cluster: Cluster, admin: Clients, namespace: str
+) -> None:
+    admin.core.create_namespaced_pod(namespace, pod("debugged", SLEEP))
+    phase(admin, namespace, "debugged", "Running")
+    cluster.kubectl(
+        *("debug", "debugged", "-n", namespace, "--image=busybox", "--container=shell"),
+        "--attach=false",
+    )
+    eventually(
+        lambda: [
+            one
+            for one in admin.core.list_namespaced_event(namespace).items
+            if "ephemeral container shell: not supported" in (one.message or "")
+        ],
+        "the event",
+    )
+    phase(admin, namespace, "debugged", "Running")
 
 
 def test_a_pod_speaks_to_the_api_server_as_its_own_account(admin: Clients, namespace: str) -> None:

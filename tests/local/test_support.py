@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from trimwheel_local.names import PROCESS_IMAGE_PREFIX
-from trimwheel_local.node.support import not_enforced, refusals
+from trimwheel_local.node.support import debuggers, not_enforced, refusals
 
 IMAGE = f"{PROCESS_IMAGE_PREFIX}python"
 
@@ -58,6 +58,10 @@ CONTAINER_CASES: dict[str, tuple[dict[str, Any], str]] = {
     "gRPC probe": ({"readinessProbe": {"grpc": {"port": 1}}}, "readinessProbe"),
     "postStart hook": ({"lifecycle": {"postStart": {"exec": {}}}}, "lifecycle.postStart"),
     "sidecar": ({"restartPolicy": "Always"}, "restartPolicy"),
+    "restart rules": ({"restartPolicyRules": [{"action": "Restart"}]}, "restartPolicyRules"),
+    "standard input": ({"stdin": True}, "stdin"),
+    "another stop signal": ({"lifecycle": {"stopSignal": "SIGINT"}}, "lifecycle.stopSignal"),
+    "a field of a later Kubernetes": ({"teleport": {"to": "mars"}}, "teleport"),
 }
 
 
@@ -72,6 +76,17 @@ POD_CASES: dict[str, tuple[dict[str, Any], str]] = {
     "host processes": ({"hostPID": True}, "spec.hostPID"),
     "shared processes": ({"shareProcessNamespace": True}, "spec.shareProcessNamespace"),
     "host aliases": ({"hostAliases": [{"ip": "1.2.3.4"}]}, "spec.hostAliases"),
+    "no user namespace": ({"hostUsers": False}, "spec.hostUsers"),
+    "own resolver": ({"dnsPolicy": "None"}, "spec.dnsPolicy"),
+    "resolver settings": ({"dnsConfig": {"searches": ["x"]}}, "spec.dnsConfig"),
+    "host name": ({"hostname": "other"}, "spec.hostname"),
+    "qualified host name": ({"setHostnameAsFQDN": True}, "spec.setHostnameAsFQDN"),
+    "Windows": ({"os": {"name": "windows"}}, "spec.os.name"),
+    "memory volume": (
+        {"volumes": [{"name": "m", "emptyDir": {"medium": "Memory"}}]},
+        "spec.volumes[0].emptyDir.medium",
+    ),
+    "a field of a later Kubernetes": ({"teleport": True}, "spec.teleport"),
     "runtime class": ({"runtimeClassName": "kata"}, "spec.runtimeClassName"),
     "host path": ({"volumes": [{"name": "h", "hostPath": {}}]}, "spec.volumes[0].hostPath"),
     "claim": (
@@ -89,6 +104,50 @@ POD_CASES: dict[str, tuple[dict[str, Any], str]] = {
 def test_a_pod_field_is_refused_by_name(change: dict[str, Any], field: str) -> None:
     [sentence] = refusals(pod(**change))
     assert sentence.startswith(f"{field}: ")
+
+
+def test_what_the_api_server_fills_in_is_not_refused() -> None:
+    token = "/var/run/secrets/kubernetes.io/serviceaccount"
+    container = {
+        "terminationMessagePath": "/dev/termination-log",
+        "terminationMessagePolicy": "File",
+        "imagePullPolicy": "Always",
+        "resources": {},
+        "volumeMounts": [{"name": "kube-api-access-x", "mountPath": token, "readOnly": True}],
+    }
+    defaults = pod(
+        container,
+        dnsPolicy="ClusterFirst", enableServiceLinks=True, preemptionPolicy="PreemptLowerPriority",
+        priority=0, restartPolicy="Always", schedulerName="default-scheduler", securityContext={},
+        serviceAccount="default", serviceAccountName="default", terminationGracePeriodSeconds=30,
+        tolerations=[{"key": "k"}], nodeName="local", hostname="p", hostUsers=True,
+        os={"name": "linux"},
+    )  # fmt: skip
+    assert refusals(defaults) == []
+    assert not_enforced(defaults) == []
+
+
+def test_what_only_limits_runs_and_is_named() -> None:
+    container = {
+        "volumeMounts": [{"name": "v", "mountPath": "/v", "readOnly": True}],
+        "terminationMessagePath": "/v/last-words",
+    }
+    limited = pod(
+        container,
+        volumes=[{"name": "v", "emptyDir": {"sizeLimit": "1Mi"}}],
+        resources={"limits": {"cpu": "1"}}, subdomain="web",
+    )  # fmt: skip
+    assert refusals(limited) == []
+    assert not_enforced(limited) == [
+        "spec.resources", "spec.subdomain", "terminationMessagePath", "volumeMounts.readOnly",
+        "volumes.emptyDir.sizeLimit",
+    ]  # fmt: skip
+
+
+def test_an_ephemeral_container_is_no_reason_to_end_a_pod_that_runs() -> None:
+    debugged = pod(ephemeralContainers=[{"name": "shell", "image": "busybox"}])
+    assert refusals(debugged) == []
+    assert debuggers(debugged) == ["shell"]
 
 
 def test_all_reasons_are_given_at_once_and_init_containers_are_looked_at() -> None:

@@ -48,6 +48,8 @@ class PodWorker:
 
     def update(self, pod: Object) -> None:
         """The newest object from the watch."""
+        for name in support.debuggers(pod)[len(support.debuggers(self.pod)) :]:
+            self._say("Warning", "Failed", f"ephemeral container {name}: {support.NO_DEBUGGER}")
         self.pod = pod
         if pod["metadata"].get("deletionTimestamp"):
             self._deleting.set()
