@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from trimwheel_console import NEGATIVE, UNREACHABLE, emit, output_option
+from trimwheel_console import NEGATIVE, UNREACHABLE, emit, note, output_option
+from trimwheel_local import addons, release
 from trimwheel_local.cluster import Cluster
 from trimwheel_local.names import DEFAULT_FAKE_GPUS, MAX_INDEX
 from trimwheel_local.progress import progress_bar
@@ -60,18 +61,30 @@ def cluster() -> None:
     show_default=True,
     help="How many nvidia.com/gpu the node advertises without having them.",
 )
-def up(state: Path | None, index: int, output: str, fake_gpus: int) -> None:
-    """Start the cluster, or adopt the one that runs.
+@click.option("--addons", "with_addons", is_flag=True, help="Also run Prometheus and MLflow on it.")
+@click.option("--chart", is_flag=True, help="Also install Trimwheel's chart; implies --addons.")
+def up(
+    state: Path | None, index: int, output: str, fake_gpus: int, with_addons: bool, chart: bool
+) -> None:
+    """Start the cluster, or adopt the one that runs; with --chart, Trimwheel on it.
 
     Builds missing binaries first (about ten minutes once, on two cores). After a crash or a
     kill -9 it ends what is left over and starts again with the stored objects; pods that still
     run are taken over.
+
+    \b
+    trimwheel cluster up
+    trimwheel cluster up --chart      # operator, pipelines, Prometheus and MLflow, as by helm
     """
 
     one = Cluster(state, index)
     with progress_bar() as progress:
         one.up(progress, fake_gpus=fake_gpus)
-    _finish(one.status(), output)
+        if with_addons or chart:
+            release.install(one, chart=chart, progress=progress)
+    found = one.status()
+    _finish(found | ({"addons": _addons(one)} if with_addons or chart else {}), output)
+    note('next: eval "$(.venv/bin/trimwheel env)"')
 
 
 @cluster.command()
@@ -94,6 +107,12 @@ def status(state: Path | None, index: int, output: str) -> None:
     _finish(Cluster(state, index).status(), output)
 
 
+def _addons(one: Cluster) -> dict[str, str]:
+    """Address by variable, as `trimwheel env` exports them."""
+    env = one.env()
+    return {name: env[name] for name in addons.URL_VARIABLES.values() if name in env}
+
+
 def _finish(found: dict[str, Any], output: str) -> None:
     emit(found, output, table=lambda: _text(found))
     if not found["ready"]:
@@ -110,6 +129,7 @@ def _text(found: dict[str, Any]) -> str:
         f"  Services    {found['services']}",
         f"  pods        {found['pods']}",
     ]
+    lines += [f"  {name:24}{url}" for name, url in found.get("addons", {}).items()]
     for name, part in found["components"].items():
         state = "ready" if part["ready"] else "not ready"
         lines.append(f"  {name:24}{state}, {part['restarts']} restarts, log {part['log']}")

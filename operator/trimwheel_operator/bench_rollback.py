@@ -18,15 +18,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import click
-from kubernetes import config
 
 from trimwheel_api import names
-from trimwheel_api.errors import TrimwheelError, Unavailable
+from trimwheel_api.errors import SetupFailed, TrimwheelError, Unavailable
 from trimwheel_api.policy import DENSE, parse_policy
 from trimwheel_console import emit, note, output_option, progress, text_table
+from trimwheel_kube.connection import connect
+from trimwheel_operator.bench_place import cluster_for_bench
 from trimwheel_operator.cluster import KubeApi, path_of
 from trimwheel_operator.gather import acknowledgement
 from trimwheel_operator.plan.clock import to_micro
@@ -36,6 +38,7 @@ LEASE_SECONDS = 5
 WEIGHT = 5000
 STARTUP_SECONDS = 300.0
 ROUND_SECONDS = 60.0
+CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 IMAGE = "process.trimwheel.dev/workers"
 CANDIDATE = parse_policy({"exit": {"enabled": True, "thresholds": ["0.9", "0.95"]}})
 
@@ -70,9 +73,10 @@ class Heard:
 class Bench:
     """One namespace of workers, and the operator's rights to tell them something."""
 
-    def __init__(self, workers: int) -> None:
-        self.admin = KubeApi(config.new_client_from_config())
-        acting = config.new_client_from_config()
+    def __init__(self, workers: int, kubeconfig: str, seed: int) -> None:
+        self.admin = KubeApi(connect(kubeconfig).api)
+        acting = connect(kubeconfig).api
+        self.salt = f"bench-{seed}"
         account = names.service_account_user(names.RELEASE_NAMESPACE, names.OPERATOR_ACCOUNT)
         acting.set_default_header("Impersonate-User", account)
         self.operator = KubeApi(acting)
@@ -85,7 +89,13 @@ class Bench:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Workers up and acknowledging; everything is removed afterwards."""
+        """Workers up and acknowledging; everything is removed afterwards.
+
+        Raises SetupFailed where Trimwheel's kinds are not installed.
+        """
+        kind = f"policyassignments.{names.GROUP}"
+        if self.admin.find(f"{CRDS}/{kind}") is None:
+            raise SetupFailed(f"{kind} is not installed: trimwheel cluster up --chart")
         self.admin.create("/api/v1/namespaces", {"metadata": {"name": self.namespace}})
         try:
             self._prepare()
@@ -189,7 +199,7 @@ class Bench:
             "spec": {
                 "epoch": self.epoch,
                 "stable": {"digest": DENSE.digest},
-                "salt": "bench",
+                "salt": self.salt,
                 "leaseSeconds": LEASE_SECONDS,
             },
         }
@@ -244,20 +254,50 @@ def _pod(name: str) -> dict[str, Any]:
 @click.command("rollback", short_help="Decision to last acknowledgement over many workers.")
 @click.option("--workers", default=50, show_default=True, help="Watch-and-arms loops.")
 @click.option("--rounds", default=20, show_default=True, help="Rollbacks measured.")
+@click.option(
+    "--seed", default=0, show_default=True, help="Of the cohorts' salt; nothing else is drawn."
+)
+@click.option(
+    "--kubeconfig",
+    type=click.Path(dir_okay=False),
+    help="Cluster to measure on, as its administrator; KUBECONFIG names one too.",
+)
+@click.option(
+    "--index", default=0, show_default=True, envvar="TRIMWHEEL_INDEX", help="Embedded cluster."
+)
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="TRIMWHEEL_STATE",
+    help="Folder of the embedded clusters; default: .trimwheel in the repository.",
+)
 @output_option
-def command(workers: int, rounds: int, output: str) -> None:
-    """Measure rollbacks over many workers on the cluster of KUBECONFIG.
+def command(
+    workers: int,
+    rounds: int,
+    seed: int,
+    kubeconfig: str | None,
+    index: int,
+    state: Path | None,
+    output: str,
+) -> None:
+    """Measure rollbacks over many workers.
 
-    The chart must be installed there, and you must be its administrator.
+    The cluster is the one that --kubeconfig or KUBECONFIG names (with the chart, and you as its
+    administrator), else the embedded one that runs, else one that is started for the bench and
+    removed afterwards. ~/.kube/config is never used.
 
     \b
     trimwheel bench rollback
     trimwheel bench rollback --workers 200 --rounds 50 -o json
     """
-    try:
-        bench = Bench(workers)
-    except config.ConfigException as error:
-        raise Unavailable(f"KUBECONFIG: {error}; see `trimwheel cluster up`") from error
+    with cluster_for_bench(kubeconfig, state, index) as found:
+        result = measure(Bench(workers, found, seed), rounds) | {"seed": seed}
+    emit(result, output, table=lambda: _table(result))
+
+
+def measure(bench: Bench, rounds: int) -> dict[str, Any]:
+    """Roll back `rounds` times, then let the lease run out once."""
     seen: list[float] = []
     said: list[float] = []
     with bench.running():
@@ -273,8 +313,7 @@ def command(workers: int, rounds: int, output: str) -> None:
         bench.await_epoch()
         bench.await_lease_end()
         silent = time.perf_counter() - began
-    result = _result(workers, seen, said, silent)
-    emit(result, output, table=lambda: _table(result))
+    return _result(len(bench.pods), seen, said, silent)
 
 
 def _result(workers: int, seen: list[float], said: list[float], silent: float) -> dict[str, Any]:

@@ -13,10 +13,11 @@ from dataclasses import replace
 from typing import Any
 
 import click
+import yaml
 
 from trimwheel_api import names
 from trimwheel_api.errors import SetupFailed
-from trimwheel_console import NEGATIVE, emit, output_option
+from trimwheel_console import NEGATIVE, emit, note, output_option
 from trimwheel_console.exits import ErrorHandling
 from trimwheel_demo import load as generator
 from trimwheel_demo.places import MODEL, NAMESPACE, default_places
@@ -167,6 +168,35 @@ def play(output: str) -> None:
     if as_json:
         emit(json.loads(report.read_text()), output)
     sys.exit(code)
+
+
+@demo.command("register", short_help="Register the trained encoder; print its AdaptiveModel.")
+@click.option("--seed", default=0, show_default=True, help="Of the training.")
+@output_option
+def register(seed: int, output: str) -> None:
+    """Register the demo's encoder in MLflow and print the AdaptiveModel that serves it, as YAML.
+
+    Takes the model that `make setup` trained, or trains it now. For who plays the loop by hand:
+
+    \b
+    trimwheel cluster up --chart
+    trimwheel demo register > model.yaml
+    kubectl apply -f model.yaml
+    """
+    from trimwheel_demo import training
+    from trimwheel_demo.settings import model_manifest
+    from trimwheel_demo.world import register_model
+
+    mlflow = session().get("MLFLOW_TRACKING_URI")
+    if not mlflow:
+        raise SetupFailed("there is no MLflow: bring it up with `trimwheel cluster up --chart`")
+    trained = training.ensure(seed)
+    metadata = dict(trained.metadata) | {"digest": trained.digest}
+    uri = register_model(mlflow, trained.folder, metadata)
+    manifest = model_manifest(uri, trained.digest)
+    value = {"uri": uri, "digest": trained.digest, "manifest": manifest}
+    note(f"registered as {uri}")
+    emit(value, output, table=yaml.safe_dump(manifest, sort_keys=False), newline=False)
 
 
 @demo.command("down", short_help="Stop and remove all that the demo started.")

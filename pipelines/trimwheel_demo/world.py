@@ -202,12 +202,17 @@ def _rbac(kind: str, name: str, **rest: Any) -> dict[str, Any]:
 
 
 def log_model(world: World, folder: Path, metadata: dict[str, Any]) -> str:
-    """Log the artifact to MLflow and register it; returns its `models:/NAME/VERSION` address."""
+    """Register the artifact with the world's MLflow; returns its `models:/NAME/VERSION` address."""
+    return register_model(world.mlflow, folder, metadata)
+
+
+def register_model(tracking_uri: str, folder: Path, metadata: dict[str, Any]) -> str:
+    """Log an artifact to MLflow and register it, once; returns its `models:/NAME/VERSION`."""
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     import mlflow
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)
-    client = mlflow.MlflowClient(tracking_uri=world.mlflow)
+    client = mlflow.MlflowClient(tracking_uri=tracking_uri)
     found = client.search_model_versions(f"name = '{MODEL_NAME}'")
     digest = metadata["digest"]
     for version in found:

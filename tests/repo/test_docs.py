@@ -147,8 +147,7 @@ def test_help_of_a_bench_teaches_with_an_example(name):
     assert command.get_short_help_str(200) == BENCHES[name].summary
     assert f"trimwheel bench {name}" in (command.help or "")
     options = {option for param in command.params for option in param.opts}
-    # A rollback is timed on a cluster: nothing in it is drawn.
-    assert name == "rollback" or options & {"--seed", "--seeds"}
+    assert options & {"--seed", "--seeds"}
     assert "-o" in options
 
 
