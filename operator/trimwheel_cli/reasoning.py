@@ -97,8 +97,10 @@ def _tuning(snapshot: Snapshot) -> Iterator[str]:
     run = snapshot.tuning_runs[-1]
     status = run.status
     if status.outcome:
-        made = f" and created {status.policy}" if status.policy else ""
-        yield f"The newest TuningRun, {run.name} ({run.spec.reason}), ended {status.outcome}{made}."
+        told = status.condition(names.READY)
+        why = f": {told.message}" if told and told.message else ""
+        said = f" and created {status.policy}" if status.policy else why
+        yield f"The newest TuningRun, {run.name} ({run.spec.reason}), ended {status.outcome}{said}."
     else:
         yield (
             f"TuningRun {run.name} ({run.spec.reason}) is {status.phase or 'waiting for its Job'}: "

@@ -174,6 +174,16 @@ def test_explain_tells_of_drift_and_tuning():
     assert "24 trials, 900 of 1500 fresh audits" in text
 
 
+def test_explain_says_why_a_run_certified_nothing():
+    run = TuningRun.model_validate(
+        {"kind": "TuningRun", "metadata": meta("tune-1"), "spec": {"model": "classifier"},
+         "status": {"outcome": "NothingCertified", "conditions": [
+             condition("Ready", "False", "NothingCertified", "15% of the audits were lost")]}}
+    )  # fmt: skip
+    text = "\n".join(reasoning.explain_model(Snapshot(model(), (), (), (run,)), NOW))
+    assert "ended NothingCertified: 15% of the audits were lost." in text
+
+
 @pytest.mark.parametrize(("weight", "arm"), [(0, "stable"), (10_000, "candidate")])
 def test_explain_recomputes_the_arm_of_a_session(weight, arm):
     assigned = PolicyAssignment.model_validate(
