@@ -70,7 +70,9 @@ def _back_from_now(status: AdaptiveModelStatus, canary: bool) -> tuple[str, str]
     meant = status.intended.digest if status.intended else served[0]
     if served[0] == meant == DENSE.digest:
         raise SpecInvalid(
-            "--to", "there is nothing to go back from: dense serves, and no rollout is under way"
+            "MODEL",
+            "must have something to go back from: a policy other than dense, or a rollout under way",
+            "dense",
         )
     left = {served[0], meant, *status.rejected_digests}
     former = [one for one in status.history if one.digest not in left and not one.revoked_at]

@@ -95,7 +95,7 @@ def test_a_rollback_to_what_never_was_stable_is_refused(to):
 
 
 def test_there_is_nothing_to_go_back_from_when_dense_is_meant_and_served():
-    with pytest.raises(SpecInvalid, match="nothing to go back from"):
+    with pytest.raises(SpecInvalid, match="something to go back from"):
         aim(remembered(stable=DENSE.digest), None)
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from trimwheel_api import names
 from trimwheel_api.kinds import PLURALS
+from trimwheel_demo.existing import ExistingCluster
 from trimwheel_demo.places import NAMESPACE, Places
 from trimwheel_demo.world import save_session
 from trimwheel_local.cluster import Cluster
@@ -110,3 +111,16 @@ def test_without_a_session_the_clusters_own_exports_reach_the_model(
     load = shell("trimwheel load start")
     assert load.returncode == 2
     assert "no endpoint" in load.stderr
+
+
+def test_a_session_on_somebody_elses_cluster_leaves_their_kubeconfig_as_it_is(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    before = cluster.kubeconfig.read_bytes()
+    foreign = ExistingCluster(cluster.kubeconfig, tmp_path, ROOT / "charts" / "trimwheel")
+    path = foreign.session_kubeconfig(NAMESPACE)
+    view = ("config", "view", "--minify", "-o", "jsonpath={..namespace}")
+    assert cluster.kubectl("--kubeconfig", str(path), *view) == NAMESPACE
+    assert "Ready" in cluster.kubectl("--kubeconfig", str(path), "get", "nodes")
+    assert cluster.kubeconfig.read_bytes() == before
+    assert path.stat().st_mode & 0o077 == 0

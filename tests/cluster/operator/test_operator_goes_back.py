@@ -58,7 +58,7 @@ def test_the_rollback_role_alone_ends_a_canary_and_the_record_says_who_and_why(
     assert team.assignment.get("candidate") is None
     again = rolf()
     assert again.exit_code == USAGE
-    assert "nothing to go back from" in again.stderr
+    assert "something to go back from" in again.stderr
 
 
 def test_what_the_operator_refuses_is_told_and_exits_one(
