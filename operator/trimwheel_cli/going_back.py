@@ -71,7 +71,7 @@ def _back_from_now(status: AdaptiveModelStatus, canary: bool) -> tuple[str, str]
     if served[0] == meant == DENSE.digest:
         raise SpecInvalid(
             "MODEL",
-            "must have something to go back from: a policy other than dense, or a rollout under way",
+            "must have something to go back from: another policy than dense, or a rollout",
             "dense",
         )
     left = {served[0], meant, *status.rejected_digests}

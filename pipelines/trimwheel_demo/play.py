@@ -2,8 +2,8 @@
 
 Called by `make demo`. Exit 0: the loop closed. Exit 1: it did not, and the report's `exit_reason`
 says why: `kept full depth` when the statistics found nothing to certify, which is an honest outcome
-and is never retried with another seed. Exit 2: an option
-was wrong or a prerequisite is missing. Exit 3: a service did not answer.
+and is never retried with another seed. Exit 2: an option was wrong or a prerequisite is missing.
+Exit 3: a service did not answer.
 """
 
 from __future__ import annotations
