@@ -72,7 +72,7 @@ def segment_name(pod: str, started: float, sequence: int, records: int, lost: in
     `started` is the Unix time of its first record; `lost` counts audits that this worker chose but
     could not record since its previous segment: missing data must travel with the data.
     """
-    return f"{int(started * 1000):015d}-{pod}-{sequence:06d}-n{records}-lost{lost}.parquet"
+    return f"{round(started * 1000):015d}-{pod}-{sequence:06d}-n{records}-lost{lost}.parquet"
 
 
 def parse_segment_name(name: str) -> tuple[float, str, int, int, int]:

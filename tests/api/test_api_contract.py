@@ -152,7 +152,7 @@ def test_segment_names_read_back(milliseconds, pod, sequence, count, lost):
     name = records.segment_name(pod, milliseconds / 1000, sequence, count, lost)
     started, *rest = records.parse_segment_name(f"bucket/ns/model/{name}")
     assert rest == [pod, sequence, count, lost]
-    assert abs(started * 1000 - milliseconds) <= 1
+    assert round(started * 1000) == milliseconds
 
 
 @given(st.lists(st.integers(0, 4 * 10**12), min_size=2, max_size=5))
