@@ -6,9 +6,11 @@ mean is said there. An empty variable counts as unset, since charts and shells w
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from trimwheel_api.errors import SpecInvalid
 from trimwheel_api.values import seconds
@@ -34,6 +36,14 @@ class Environment:
         if not text.isdecimal() or int(text) < 1:
             raise SpecInvalid(name, "must be a whole number, 1 or more", text)
         return int(text)
+
+    def json(self, name: str, default: Any) -> Any:
+        """A JSON document. Raises SpecInvalid."""
+        text = self.text(name)
+        try:
+            return json.loads(text) if text else default
+        except ValueError as error:
+            raise SpecInvalid(name, "must be JSON", text) from error
 
     def span(self, name: str, default: float) -> float:
         """Seconds: a duration such as `1m30s`, or a plain number of them. Raises SpecInvalid."""

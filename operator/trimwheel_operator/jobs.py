@@ -65,6 +65,7 @@ def tuning_job(run: TuningRun, timeout: str, settings: Settings) -> Json:
             from_field("POD_IP", "status.podIP"),
             {"name": "HOME", "value": SCRATCH},
             {"name": "TMPDIR", "value": SCRATCH},
+            *(dict(one) for one in settings.job_env),
         ],
         "volumeMounts": [{"name": "scratch", "mountPath": SCRATCH}],
         "securityContext": restricted(),

@@ -24,7 +24,7 @@ _STARTUP_PERIODS = 150
 def worker_objects(model: AdaptiveModel, owner: Json, settings: Settings) -> list[Json]:
     """Everything that serves one model, in the order in which it has to exist."""
     made = [
-        _service_account(model),
+        _service_account(model, settings),
         _role(model),
         _role_binding(model),
         _service(model, settings),
@@ -65,15 +65,17 @@ def _finished(manifest: Json, model: AdaptiveModel, owner: Json) -> Json:
         "ownerReferences": [owner],
     }
     digest = digest_of(canonical_json(manifest)).removeprefix("sha256:")
-    metadata["annotations"] = {names.ANNOTATION_SPEC_HASH: digest[: names.LABEL_DIGEST_LENGTH]}
+    own = {names.ANNOTATION_SPEC_HASH: digest[: names.LABEL_DIGEST_LENGTH]}
+    metadata["annotations"] = metadata.get("annotations", {}) | own
     return manifest
 
 
-def _service_account(model: AdaptiveModel) -> Json:
+def _service_account(model: AdaptiveModel, settings: Settings) -> Json:
+    annotations = dict(settings.worker_account_annotations)
     return {
         "apiVersion": "v1",
         "kind": "ServiceAccount",
-        "metadata": {"name": names.worker_account(model.name)},
+        "metadata": {"name": names.worker_account(model.name), "annotations": annotations},
     }
 
 
@@ -184,6 +186,7 @@ def _fetch(model: AdaptiveModel, settings: Settings, mounts: list[Json]) -> Json
         "env": [
             {"name": "MLFLOW_TRACKING_URI", "value": settings.mlflow_tracking_uri},
             {"name": "TRIMWHEEL_ALLOWED_PREFIXES", "value": settings.allowed_prefixes},
+            *(dict(one) for one in settings.worker_env),
         ],
         "volumeMounts": mounts,
         "securityContext": restricted(),
@@ -214,6 +217,7 @@ def _worker(model: AdaptiveModel, settings: Settings, mounts: list[Json]) -> Jso
             from_field("POD_IP", "status.podIP"),
             {"name": "TRIMWHEEL_BIND", "value": settings.bind},
             {"name": "OMP_NUM_THREADS", "value": str(spec.engine.threads)},
+            *(dict(one) for one in settings.worker_env),
         ],
         "ports": [{"name": "http", "containerPort": names.WORKER_PORT, "protocol": "TCP"}],
         "resources": {

@@ -10,7 +10,7 @@ import os
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from trimwheel_api import names
 from trimwheel_api.environment import Environment
@@ -22,6 +22,10 @@ PASSED_TO_JOBS: Final = (
     "TRIMWHEEL_SCRAPE_INTERVAL", "TRIMWHEEL_MODEL_CACHE",
 )  # fmt: skip
 """Variables of the operator's own that a TuningRun Job gets as they are; none is a secret."""
+
+
+EnvVar = Mapping[str, Any]
+"""An entry of a container's `env`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,12 @@ class Settings:
     """Holder of the leader lock: the pod's uid, so that a restarted container goes straight on."""
     job_environment: Mapping[str, str] = field(default_factory=dict)
     """Variables passed to TuningRun Jobs."""
+    job_env: tuple[EnvVar, ...] = ()
+    """More variables of Jobs as a container has them; `valueFrom` keeps secrets in Secrets."""
+    worker_env: tuple[EnvVar, ...] = ()
+    """The same for workers; their Secrets are those of the model's namespace."""
+    worker_account_annotations: Mapping[str, str] = field(default_factory=dict)
+    """Annotations of the workers' service accounts, such as a cloud identity."""
 
 
 def from_environment(environ: Mapping[str, str] = os.environ) -> Settings:
@@ -80,4 +90,7 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> Settings:
         leader_seconds=given.span("TRIMWHEEL_LEADER_SECONDS", usual.leader_seconds),
         identity=given.text("POD_UID", usual.identity),
         job_environment={name: environ[name] for name in PASSED_TO_JOBS if name in environ},
+        job_env=tuple(given.json("TRIMWHEEL_JOB_ENV", [])),
+        worker_env=tuple(given.json("TRIMWHEEL_WORKER_ENV", [])),
+        worker_account_annotations=given.json("TRIMWHEEL_WORKER_ACCOUNT_ANNOTATIONS", {}),
     )

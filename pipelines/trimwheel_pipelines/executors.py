@@ -16,13 +16,13 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from trimwheel_api.errors import Unavailable
 from trimwheel_pipelines.settings import LOCAL_RAY, Settings
-from trimwheel_pipelines.trials import Search, TrialResult, run_trial
+from trimwheel_pipelines.trials import ModelRef, Search, TrialResult, run_trial
 from trimwheel_workers.model.config import Signature
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class SerialExecutor:
 
     def run(self, search: Search, signatures: Sequence[Signature]) -> Iterator[Outcome]:
         """See `Executor`."""
-        return (_attempt(search, signature) for signature in signatures)
+        return (_attempt(signature, search) for signature in signatures)
 
     def __enter__(self) -> SerialExecutor:
         return self
@@ -87,7 +87,7 @@ class RayExecutor:
         self.address = address
         self.slots = cpus
         self._folder: Path | None = None
-        self._shared: tuple[Search, Any] | None = None
+        self._shared: tuple[Search, tuple[Any, ...]] | None = None
 
     def __enter__(self) -> RayExecutor:
         self._authenticate()
@@ -109,18 +109,22 @@ class RayExecutor:
                 self.slots = max(1, int(ray.cluster_resources().get("CPU", 1)))
         except (ConnectionError, TimeoutError, RuntimeError) as error:
             self._clean_up()
-            raise Unavailable(f"Ray at {self.address}: {error}") from error
+            # Ray Client says of a wrong token, too, that nobody answers.
+            hint = "" if self.address == LOCAL_RAY else ". Check ray.address and RAY_AUTH_TOKEN"
+            raise Unavailable(f"Ray at {self.address}: {error}{hint}") from error
         # System failures (a worker killed for memory) are tried once more, our exceptions never.
-        self._task = ray.remote(num_cpus=1, max_retries=1, retry_exceptions=False)(_attempt)
+        task = _attempt if self.address == LOCAL_RAY else _attempt_elsewhere
+        self._task = ray.remote(num_cpus=1, max_retries=1, retry_exceptions=False)(task)
         return self
 
     def run(self, search: Search, signatures: Sequence[Signature]) -> Iterator[Outcome]:
-        """See `Executor`. The search data are put into the object store once a study."""
+        """See `Executor`. What trials share is put into the object store once a study."""
         import ray
 
         if self._shared is None or self._shared[0] is not search:
-            self._shared = (search, ray.put(search))
-        tasks = [self._task.remote(self._shared[1], signature) for signature in signatures]
+            shared = [search] if self.address == LOCAL_RAY else [search, _files_of(search.model)]
+            self._shared = search, tuple(ray.put(one) for one in shared)
+        tasks = [self._task.remote(signature, *self._shared[1]) for signature in signatures]
         for task, signature in zip(tasks, signatures, strict=True):
             try:
                 outcome: Outcome = ray.get(task)
@@ -139,8 +143,8 @@ class RayExecutor:
     def _authenticate(self) -> None:
         """Token authentication, before Ray is imported: it reads its environment then.
 
-        A local Ray gets a token of its own, in a folder only we can read; for a cluster the chart
-        mounts the token and names it in RAY_AUTH_TOKEN_PATH.
+        A local Ray gets a token of its own, in a folder only we can read; that of a cluster is in
+        RAY_AUTH_TOKEN, which the chart's `pipelines.env` takes from a Secret.
         """
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -166,7 +170,34 @@ def executor_of(settings: Settings) -> Executor:
     return RayExecutor(settings.ray_address, settings.ray_cpus)
 
 
-def _attempt(search: Search, signature: Signature) -> Outcome:
+def _attempt_elsewhere(signature: Signature, search: Search, files: dict[str, bytes]) -> Outcome:
+    """The same on a machine that does not see our folders: the model comes along as bytes."""
+    if search.model is not None:
+        search = replace(search, model=_unpacked(search.model, files))
+    return _attempt(signature, search)
+
+
+def _files_of(model: ModelRef | None) -> dict[str, bytes]:
+    folder = Path(model.folder) if model else None
+    return {path.name: path.read_bytes() for path in folder.iterdir()} if folder else {}
+
+
+def _unpacked(model: ModelRef, files: dict[str, bytes]) -> ModelRef:
+    """The artifact in a folder of this machine, kept by digest, which loading checks."""
+    name = f"trimwheel-model-{os.getuid()}-{model.digest.removeprefix('sha256:')}"
+    folder = Path(tempfile.gettempdir()) / name
+    if not folder.exists():
+        scratch = Path(tempfile.mkdtemp(prefix=f"{name}."))
+        for file, content in files.items():
+            (scratch / file).write_bytes(content)
+        try:
+            scratch.rename(folder)
+        except OSError:  # another process of this machine was faster, with the same bytes
+            shutil.rmtree(scratch)
+    return replace(model, folder=str(folder))
+
+
+def _attempt(signature: Signature, search: Search) -> Outcome:
     """Run a trial; whatever it raises is that trial's result, since others can still be right."""
     try:
         return run_trial(search, signature)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from trimwheel_api import names, worker_config
+from trimwheel_api.errors import SpecInvalid
 from trimwheel_api.kinds import AdaptiveModel, TuningRun
 from trimwheel_api.names import Reason
 from trimwheel_api.policy import DENSE
@@ -302,6 +303,30 @@ def test_a_worker_is_told_everything_in_one_variable(world: World) -> None:
     assert env["OMP_NUM_THREADS"] == "1"
     [fetch] = pod["initContainers"]
     assert fetch["args"][:2] == ["--uri", "models:/router/1"]
+
+
+def test_credentials_of_stores_reach_workers_and_jobs_by_reference(promoted: World) -> None:
+    """As the chart hands them on: an entry of `env` whose `valueFrom` names a Secret."""
+    secret = {"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "records", "key": "secret"}}}
+    told = {
+        "TRIMWHEEL_WORKER_ENV": json.dumps([secret]),
+        "TRIMWHEEL_JOB_ENV": json.dumps([secret | {"name": "RAY_AUTH_TOKEN"}]),
+        "TRIMWHEEL_WORKER_ACCOUNT_ANNOTATIONS": json.dumps({"cloud.example/role": "reader"}),
+    }
+    promoted.tuning("t")
+    state, settings = promoted.observe(), from_environment(told)
+    objects = manifests.worker_objects(state.model, {"uid": "u"}, settings)
+    account, pod = objects[0], objects[-1]["spec"]["template"]["spec"]
+    for container in (*pod["initContainers"], *pod["containers"]):
+        assert container["env"][-1] == secret
+    assert account["metadata"]["annotations"]["cloud.example/role"] == "reader"
+    [tune] = tuning_job(state.runs[0], "1h", settings)["spec"]["template"]["spec"]["containers"]
+    assert tune["env"][-1] == secret | {"name": "RAY_AUTH_TOKEN"}
+
+
+def test_variables_for_workers_that_are_no_json_are_named() -> None:
+    with pytest.raises(SpecInvalid, match="TRIMWHEEL_WORKER_ENV: must be JSON"):
+        from_environment({"TRIMWHEEL_WORKER_ENV": "- name: x"})
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,10 @@ def test_the_operator_reads_every_value_that_is_meant_for_it(render: Render) -> 
     assert settings.image_pull_policy == "Always"
     assert settings.image_pull_secrets == ("registry",)
     assert (settings.resync, settings.leader_seconds, settings.service_port) == (30, 15, 80)
+    secret = {"secretKeyRef": {"name": "records", "key": "secret"}}
+    assert settings.worker_env[1] == {"name": "AWS_SECRET_ACCESS_KEY", "valueFrom": secret}
+    assert settings.worker_account_annotations.keys() == {"eks.amazonaws.com/role-arn"}
+    assert [one["name"] for one in settings.job_env] == ["MLFLOW_TRACKING_TOKEN"]
 
 
 def test_the_pipelines_read_every_value_that_is_meant_for_them(render: Render) -> None:
