@@ -158,11 +158,13 @@ def _object_schema(kind: Kind) -> dict[str, Any]:
     if kind.has_status:
         kept["status"] = structural(properties["status"], defs, f"{kind.name}.status")
         kept["status"]["default"] = {"observedGeneration": -1}
+    rules = schema.get("x-kubernetes-validations")
     return {
         "type": "object",
         "description": (kind.model.__doc__ or "").strip(),
         "properties": kept,
         "required": ["spec"],
+        **({"x-kubernetes-validations": rules} if rules else {}),
     }
 
 

@@ -7,10 +7,18 @@ type is a string with a pattern that the CRD carries, so that the API server ref
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from decimal import Decimal
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BeforeValidator, StringConstraints, WithJsonSchema
+from pydantic import (
+    BeforeValidator,
+    GetJsonSchemaHandler,
+    StringConstraints,
+    WithJsonSchema,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 FRACTION_PATTERN = r"^(0(\.[0-9]{1,9})?|1(\.0{1,9})?)$"
 THRESHOLD_PATTERN = r"^[01](\.[0-9]{1,9})?$"
@@ -23,20 +31,59 @@ KUBERNETES_QUANTITY_PATTERN = (
 DIGEST_PATTERN = r"^sha256:[0-9a-f]{64}$"
 NAME_PATTERN = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"
 
+MAX_MODEL_NAME = 63
+MODEL_NAME_PATTERN = r"^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$"
+"""What a Service may be called, since each model has one of its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule of one value in CEL, for the API server, which names the field itself."""
+
+    rule: str
+    message: str
+    value: str = "self"
+    """CEL for what is shown of the value."""
+    remedy: str = ""
+
+    def __get_pydantic_json_schema__(
+        self, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """The value's schema with this rule."""
+        return {**handler(core_schema), "x-kubernetes-validations": [self.as_cel()]}
+
+    def as_cel(self) -> dict[str, Any]:
+        """The rule as a CRD has it."""
+        told = f"'{self.message}, but got ' + {self.value} + '; {self.remedy}'"
+        return {"rule": self.rule, "message": self.message, "messageExpression": told}
+
+
 Fraction = Annotated[str, StringConstraints(pattern=FRACTION_PATTERN, max_length=16)]
 """A number in [0, 1] as a decimal string, such as "0.02"."""
 Threshold = Annotated[str, StringConstraints(pattern=THRESHOLD_PATTERN, max_length=16)]
 """A number in [0, 2) as a decimal string; above 1 means that no score reaches it."""
 PositiveNumber = Annotated[str, StringConstraints(pattern=QUANTITY_PATTERN, max_length=26)]
 """A number >= 0 as a decimal string, such as "5000000" or "1.5"."""
+NumberFromOne = Annotated[
+    PositiveNumber,
+    Rule("double(self) >= 1.0", "must be at least 1", remedy="leave it out for the default"),
+]
+"""A number >= 1 as a decimal string."""
 Duration = Annotated[str, StringConstraints(pattern=DURATION_PATTERN, max_length=48)]
 """A span of time such as "30s", "1h30m" or "250ms"."""
+PositiveDuration = Annotated[
+    Duration,
+    Rule("self.matches('[1-9]')", "must be longer than 0s", remedy="give a span such as 30s"),
+]
+"""A span of time above 0."""
 Percent = Annotated[str, StringConstraints(pattern=PERCENT_PATTERN, max_length=8)]
 """A share such as "5%" or "0.5%"."""
 Digest = Annotated[str, StringConstraints(pattern=DIGEST_PATTERN, max_length=71)]
 """`sha256:` and 64 hex characters."""
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN, max_length=253)]
 """The name of an object in the same namespace."""
+ModelName = Annotated[str, StringConstraints(pattern=NAME_PATTERN, max_length=MAX_MODEL_NAME)]
+"""The name of an AdaptiveModel in the same namespace: labels and a Service carry it."""
 
 Quantity = Annotated[
     str,

@@ -68,6 +68,19 @@ def test_the_spec_is_required(kind):
     assert schema(kind)["required"] == ["spec"]
 
 
+def test_spans_and_counts_that_nothing_could_work_with_are_refused_by_the_api_server():
+    parts = dict(walk(schema("AdaptiveModel"), ""))
+    for field in ("drift.block", "drift.reference", "tuning.timeout", "tuning.certificateTTL",
+                  "tuning.schedule", "audits.retention"):  # fmt: skip
+        [rule] = parts[f".spec.{field}"]["x-kubernetes-validations"]
+        assert rule["rule"] == "self.matches('[1-9]')", field
+        assert "must be longer than 0s, but got" in rule["messageExpression"]
+    [rule] = parts[".spec.drift.falseAlarmAudits"]["x-kubernetes-validations"]
+    assert rule["rule"] == "double(self) >= 1.0"
+    [rule] = parts[""]["x-kubernetes-validations"]
+    assert "self.metadata.name.matches" in rule["rule"]
+
+
 def test_the_policy_document_takes_no_defaults_from_the_api_server():
     """A CRD upgrade that adds a defaulted knob would change the digest of stored objects."""
     part = schema("AdaptivePolicy")["properties"]["spec"]["properties"]["policy"]

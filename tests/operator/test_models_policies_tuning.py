@@ -35,6 +35,7 @@ Document = dict[str, Any]
         ("spec.objectives.latency.slo", {"objectives": {"latency": {"slo": "0s"}}}),
         ("spec.objectives.latency.budget", {"objectives": {"latency": {"budget": "1"}}}),
         ("spec.audits.alarmRate", {"audits": {"rate": "0.5", "alarmRate": "0.2"}}),
+        ("spec.drift.block", {"drift": {"block": "10ms"}}),
         ("spec.rollout.alpha", {"rollout": {"alpha": "0"}}),
         ("spec.rollout.passMargin", {"rollout": {"passMargin": "0.5"}}),
         (

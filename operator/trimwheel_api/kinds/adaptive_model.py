@@ -11,7 +11,18 @@ from typing import Literal, get_args
 from pydantic import Field
 
 from trimwheel_api.kinds.common import ConditionedStatus, Resource, Spec, Status, ruled
-from trimwheel_api.values import Digest, Duration, Fraction, Percent, PositiveNumber, Quantity
+from trimwheel_api.values import (
+    MODEL_NAME_PATTERN,
+    Digest,
+    Duration,
+    Fraction,
+    NumberFromOne,
+    Percent,
+    PositiveDuration,
+    PositiveNumber,
+    Quantity,
+    Rule,
+)
 
 Knob = Literal["exit.thresholds", "moe.topK", "moe.routerBlend"]
 """What a tuning run may change."""
@@ -104,13 +115,15 @@ class Audits(Spec):
         default="none",
         description="sampled keeps inputs in the records: knobs that run the model need them.",
     )
-    retention: Duration = Field(default="30d", description="Records older than this are deleted.")
+    retention: PositiveDuration = Field(
+        default="30d", description="Records older than this are deleted."
+    )
 
 
 class DriftSpec(Spec):
     """When traffic counts as changed."""
 
-    false_alarm_audits: PositiveNumber = Field(
+    false_alarm_audits: NumberFromOne = Field(
         default="5000000",
         description="Mean number of audits to a false Harmful verdict at the promised risk.",
     )
@@ -119,8 +132,10 @@ class DriftSpec(Spec):
         description="What a Harmful verdict does besides starting a TuningRun. fullDepth waits "
         "while it is projected to bring utilisation to objectives.capacityTarget or above.",
     )
-    block: Duration = Field(default="15m", description="Length of a covariate block.")
-    reference: Duration = Field(default="14d", description="Clean history that sets the alarm.")
+    block: PositiveDuration = Field(default="15m", description="Length of a covariate block.")
+    reference: PositiveDuration = Field(
+        default="14d", description="Clean history that sets the alarm."
+    )
 
 
 def _all_knobs() -> list[Knob]:
@@ -142,11 +157,11 @@ class TuningSpec(Spec):
         min_length=1,
         max_length=16,
     )
-    timeout: Duration = Field(default="6h", description="Deadline of the Job.")
-    certificate_ttl: Duration = Field(
+    timeout: PositiveDuration = Field(default="6h", description="Deadline of the Job.")
+    certificate_ttl: PositiveDuration = Field(
         default="30d", description="How long a certificate is valid after release."
     )
-    schedule: Duration | None = Field(
+    schedule: PositiveDuration | None = Field(
         default=None, description="Tune this often even without drift; unset means never."
     )
     bootstrap: bool = Field(
@@ -314,5 +329,14 @@ class AdaptiveModelStatus(ConditionedStatus):
 class AdaptiveModel(Resource[AdaptiveModelSpec, AdaptiveModelStatus]):
     """A model, how it is served, what is promised of it, and how its policy may change."""
 
+    model_config = ruled(
+        Rule(
+            f"self.metadata.name.matches('{MODEL_NAME_PATTERN}')",
+            "metadata.name must be at most 63 of a-z, 0-9 and -, starting with a letter "
+            "(the Service takes it)",
+            value="self.metadata.name",
+            remedy="choose another name",
+        ).as_cel()
+    )
     kind: str = "AdaptiveModel"
     status: AdaptiveModelStatus = Field(default_factory=AdaptiveModelStatus)

@@ -17,7 +17,7 @@ from trimwheel_api.kinds.common import (
     immutable,
     ruled,
 )
-from trimwheel_api.values import Digest, Fraction, Name, PositiveNumber
+from trimwheel_api.values import Digest, Fraction, ModelName, PositiveNumber
 
 
 class Certificate(Spec):
@@ -58,7 +58,7 @@ class AdaptivePolicySpec(Spec):
     """The policy and where it comes from."""
 
     model_config = ruled(immutable("spec"))
-    model: Name = Field(description="AdaptiveModel that it is for.")
+    model: ModelName = Field(description="AdaptiveModel that it is for.")
     policy: dict[str, Any] = Field(
         default_factory=dict,
         description="The policy document; {} is the dense model. See the policy reference.",

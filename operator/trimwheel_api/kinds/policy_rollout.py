@@ -12,7 +12,7 @@ from pydantic import Field
 
 from trimwheel_api.kinds.adaptive_model import RolloutSpec, Step
 from trimwheel_api.kinds.common import ConditionedStatus, Resource, Spec, Status, ruled
-from trimwheel_api.values import Digest, Fraction, Name
+from trimwheel_api.values import Digest, Fraction, ModelName
 
 FROZEN = ("model", "policy", "policyDigest", "type", "requestedBy", "allowUncertified", "reason")
 _OPTIONAL = ("steps",)
@@ -57,7 +57,7 @@ class PolicyRolloutSpec(Spec):
             "message": "spec.policy must name an AdaptivePolicy for type Canary",
         },
     )
-    model: Name = Field(description="AdaptiveModel whose policy changes.")
+    model: ModelName = Field(description="AdaptiveModel whose policy changes.")
     policy: str = Field(
         default="", description="AdaptivePolicy; may be empty for a Rollback.", max_length=253
     )

@@ -18,7 +18,7 @@ from trimwheel_api.kinds.common import (
     immutable,
     ruled,
 )
-from trimwheel_api.values import Duration, Fraction, Name
+from trimwheel_api.values import Fraction, ModelName, PositiveDuration
 
 TuningReason = Literal["Manual", "Bootstrap", "Scheduled", "CovariateDrift", "Harmful"]
 ALARM_REASONS = ("CovariateDrift", "Harmful")
@@ -29,7 +29,7 @@ class TuningBudget(Spec):
     """What the search may spend; unset fields take the model's."""
 
     trials: int | None = Field(default=None, description="Optuna trials.", ge=1, le=10000)
-    timeout: Duration | None = Field(default=None, description="Deadline of the Job.")
+    timeout: PositiveDuration | None = Field(default=None, description="Deadline of the Job.")
 
 
 class TuningRisk(Spec):
@@ -43,7 +43,7 @@ class TuningRunSpec(Spec):
     """What is searched, and why."""
 
     model_config = ruled(immutable("spec"))
-    model: Name = Field(description="AdaptiveModel to tune.")
+    model: ModelName = Field(description="AdaptiveModel to tune.")
     reason: TuningReason = Field(default="Manual", description="Why it runs.")
     budget: TuningBudget = Field(default_factory=TuningBudget, description="What it may spend.")
     knobs: list[Knob] = Field(

@@ -97,9 +97,12 @@ def _rules(schema: dict[str, Any], path: str) -> list[str]:
     return [f"Rules the API server checks on {code(path)}:\n\n" + "\n".join(found)] if found else []
 
 
-def _messages(schema: dict[str, Any]) -> Iterator[str]:
+def _messages(schema: dict[str, Any], path: str = "") -> Iterator[str]:
+    """Messages of an object name their fields; that of one value is put after its path."""
     for rule in schema.get("x-kubernetes-validations", []):
-        yield rule["message"]
-    for part in schema.get("properties", {}).values():
-        yield from _messages(part)
-        yield from _messages(part.get("items", {}))
+        whole = schema.get("type") == "object"
+        yield rule["message"] if whole else f"{code(path)} {rule['message']}"
+    for name, part in schema.get("properties", {}).items():
+        inner = f"{path}.{name}".lstrip(".")
+        yield from _messages(part, inner)
+        yield from _messages(part.get("items", {}), f"{inner}[]")

@@ -13,10 +13,9 @@ from typing import Final
 from trimwheel_api.errors import SpecInvalid
 from trimwheel_api.kinds import AdaptiveModel
 from trimwheel_api.kinds.adaptive_model import AdaptiveModelSpec
-from trimwheel_api.values import basis_points, seconds
+from trimwheel_api.values import MAX_MODEL_NAME, MODEL_NAME_PATTERN, basis_points, seconds
 
-MAX_NAME: Final = 63
-_SERVICE_NAME = re.compile(r"^[a-z]([-a-z0-9]*[a-z0-9])?$")
+SHORTEST_BLOCK: Final = 1
 LARGEST_DRIFT_RATIO: Final = 5
 """The drift detector watches for this many times the promise, which must stay below 1."""
 
@@ -34,11 +33,11 @@ def mistakes(model: AdaptiveModel) -> Iterator[SpecInvalid]:
 
 
 def _name(name: str) -> Iterator[SpecInvalid]:
-    if len(name) > MAX_NAME or not _SERVICE_NAME.match(name):
+    if not re.match(MODEL_NAME_PATTERN, name):
         yield SpecInvalid(
             "metadata.name",
-            f"must be at most {MAX_NAME} of a-z, 0-9 and '-', starting with a letter: the Service "
-            "takes this name",
+            f"must be at most {MAX_MODEL_NAME} of a-z, 0-9 and '-', starting with a letter: the "
+            "Service takes this name",
             name,
             "Create the model under another name",
         )
@@ -72,6 +71,16 @@ def _objectives(spec: AdaptiveModelSpec) -> Iterator[SpecInvalid]:
         )
     if seconds(promise.latency.slo) <= 0:
         yield SpecInvalid("spec.objectives.latency.slo", "must be above 0", promise.latency.slo)
+
+
+def _drift(spec: AdaptiveModelSpec) -> Iterator[SpecInvalid]:
+    if seconds(spec.drift.block) < SHORTEST_BLOCK:
+        yield SpecInvalid(
+            "spec.drift.block",
+            f"must be at least {SHORTEST_BLOCK} s: shorter ones hold too little traffic to compare",
+            spec.drift.block,
+            "Minutes suit production, seconds a demonstration",
+        )
 
 
 def _audits(spec: AdaptiveModelSpec) -> Iterator[SpecInvalid]:
@@ -128,6 +137,7 @@ _RULES: tuple[Callable[[AdaptiveModelSpec], Iterator[SpecInvalid]], ...] = (
     _engine,
     _objectives,
     _audits,
+    _drift,
     _levels,
     _steps,
 )

@@ -44,6 +44,37 @@ INVALID: dict[str, tuple[Any, str]] = {
     "a duration without unit": (
         lambda stage: _with(stage.model(), "engine", {"maxWait": "5"}), "spec.engine.maxWait",
     ),
+    "a name that no Service can have": (
+        lambda stage: {**stage.model(), "metadata": {"name": "m" * 64}},
+        "metadata.name must be at most 63",
+    ),
+    "a policy for such a name": (
+        lambda stage: _with(stage.policy(), "model", "m" * 64), "spec.model",
+    ),
+    "a covariate block of no time": (
+        lambda stage: _with(stage.model(), "drift", {"block": "0s"}),
+        "spec.drift.block: Invalid value: must be longer than 0s, but got 0s",
+    ),
+    "a false alarm at every audit": (
+        lambda stage: _with(stage.model(), "drift", {"falseAlarmAudits": "0"}),
+        "spec.drift.falseAlarmAudits: Invalid value: must be at least 1, but got 0",
+    ),
+    "a search without time": (
+        lambda stage: _with(stage.model(), "tuning", {"timeout": "0h0m"}), "spec.tuning.timeout",
+    ),
+    "a certificate that is born expired": (
+        lambda stage: _with(stage.model(), "tuning", {"certificateTTL": "0d"}),
+        "spec.tuning.certificateTTL",
+    ),
+    "a tuning schedule without pause": (
+        lambda stage: _with(stage.model(), "tuning", {"schedule": "0s"}), "spec.tuning.schedule",
+    ),
+    "records that are deleted at once": (
+        lambda stage: _with(stage.model(), "audits", {"retention": "0ms"}), "spec.audits.retention",
+    ),
+    "a run without time": (
+        lambda stage: stage.tuning(budget={"timeout": "0s"}), "spec.budget.timeout",
+    ),
     "a weight above all": (
         lambda stage: stage.model(steps=[{"weight": "101%"}]), "spec.rollout.steps[0].weight",
     ),
