@@ -26,6 +26,8 @@ JOB_TTL_SECONDS = 3600
 MAX_LABEL = 63
 SCRATCH = "/var/run/trimwheel/scratch"
 """Where a Job's libraries may write."""
+MODELS = "/var/run/trimwheel/models"
+"""Where the volume of fetched models is mounted, if there is one."""
 _SLACK_SECONDS = 60
 """The Job's deadline lies this much behind the run's own, which ends with a reason."""
 
@@ -50,9 +52,14 @@ def tuning_job(run: TuningRun, timeout: str, settings: Settings) -> Json:
         names.LABEL_TUNING_RUN: run.name[:MAX_LABEL].rstrip("-."),
         names.LABEL_TUNING_RUN_UID: run.metadata.uid,
     }
-    environment = [
-        {"name": key, "value": value} for key, value in sorted(settings.job_environment.items())
-    ]
+    told = dict(settings.job_environment)
+    mounts: list[Json] = [{"name": "scratch", "mountPath": SCRATCH}]
+    volumes: list[Json] = [{"name": "scratch", "emptyDir": {}}]
+    if claim := settings.model_cache_claim:
+        told["TRIMWHEEL_MODEL_CACHE"] = MODELS
+        mounts.append({"name": "models", "mountPath": MODELS})
+        volumes.append({"name": "models", "persistentVolumeClaim": {"claimName": claim}})
+    environment = [{"name": key, "value": value} for key, value in sorted(told.items())]
     container = {
         "name": "tune",
         "image": settings.pipelines_image,
@@ -67,7 +74,8 @@ def tuning_job(run: TuningRun, timeout: str, settings: Settings) -> Json:
             {"name": "TMPDIR", "value": SCRATCH},
             *(dict(one) for one in settings.job_env),
         ],
-        "volumeMounts": [{"name": "scratch", "mountPath": SCRATCH}],
+        "resources": dict(settings.job_resources),
+        "volumeMounts": mounts,
         "securityContext": restricted(),
     }
     return {
@@ -90,8 +98,9 @@ def tuning_job(run: TuningRun, timeout: str, settings: Settings) -> Json:
                     "terminationGracePeriodSeconds": GRACE_SECONDS,
                     "securityContext": unprivileged(),
                     **pull_secrets(settings),
-                    "volumes": [{"name": "scratch", "emptyDir": {}}],
+                    "volumes": volumes,
                     "containers": [container],
+                    **settings.job_pod,
                 },
             },
         },

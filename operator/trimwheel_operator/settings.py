@@ -19,7 +19,7 @@ PASSED_TO_JOBS: Final = (
     "TRIMWHEEL_RELEASE_NAMESPACE", "TRIMWHEEL_RELEASE_NAME", "PROMETHEUS_URL",
     "MLFLOW_TRACKING_URI", "MLFLOW_PUBLIC_URL", "TRIMWHEEL_RECORDS_URI",
     "TRIMWHEEL_RAY_ADDRESS", "TRIMWHEEL_RAY_CPUS", "TRIMWHEEL_ALLOWED_PREFIXES",
-    "TRIMWHEEL_SCRAPE_INTERVAL", "TRIMWHEEL_MODEL_CACHE",
+    "TRIMWHEEL_SCRAPE_INTERVAL",
 )  # fmt: skip
 """Variables of the operator's own that a TuningRun Job gets as they are; none is a secret."""
 
@@ -64,6 +64,12 @@ class Settings:
     """Variables passed to TuningRun Jobs."""
     job_env: tuple[EnvVar, ...] = ()
     """More variables of Jobs as a container has them; `valueFrom` keeps secrets in Secrets."""
+    job_pod: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of a Job's pod, such as nodeSelector and tolerations."""
+    job_resources: Mapping[str, Any] = field(default_factory=dict)
+    """Requests and limits of a Job's container."""
+    model_cache_claim: str = ""
+    """PersistentVolumeClaim that keeps fetched models between runs; empty: none are kept."""
     worker_env: tuple[EnvVar, ...] = ()
     """The same for workers; their Secrets are those of the model's namespace."""
     worker_account_annotations: Mapping[str, str] = field(default_factory=dict)
@@ -91,6 +97,9 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> Settings:
         identity=given.text("POD_UID", usual.identity),
         job_environment={name: environ[name] for name in PASSED_TO_JOBS if name in environ},
         job_env=tuple(given.json("TRIMWHEEL_JOB_ENV", [])),
+        job_pod=given.json("TRIMWHEEL_JOB_POD", {}),
+        job_resources=given.json("TRIMWHEEL_JOB_RESOURCES", {}),
+        model_cache_claim=given.text("TRIMWHEEL_MODEL_CACHE_CLAIM"),
         worker_env=tuple(given.json("TRIMWHEEL_WORKER_ENV", [])),
         worker_account_annotations=given.json("TRIMWHEEL_WORKER_ACCOUNT_ANNOTATIONS", {}),
     )

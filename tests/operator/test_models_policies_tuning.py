@@ -325,6 +325,33 @@ def test_credentials_of_stores_reach_workers_and_jobs_by_reference(promoted: Wor
     assert tune["env"][-1] == secret | {"name": "RAY_AUTH_TOKEN"}
 
 
+def test_a_job_gets_the_pod_that_the_chart_promises(promoted: World) -> None:
+    pod = {"nodeSelector": {"pool": "batch"}, "priorityClassName": "batch"}
+    resources = {"requests": {"cpu": "4"}, "limits": {"memory": "8Gi"}}
+    told = {
+        "TRIMWHEEL_JOB_POD": json.dumps(pod),
+        "TRIMWHEEL_JOB_RESOURCES": json.dumps(resources),
+        "TRIMWHEEL_MODEL_CACHE_CLAIM": "models",
+    }
+    promoted.tuning("t")
+    [run] = promoted.observe().runs
+    spec = tuning_job(run, "1h", from_environment(told))["spec"]["template"]["spec"]
+    [tune] = spec["containers"]
+    assert spec.items() >= pod.items() and tune["resources"] == resources
+    cache = next(one["value"] for one in tune["env"] if one["name"] == "TRIMWHEEL_MODEL_CACHE")
+    [mount] = [one for one in tune["volumeMounts"] if one["mountPath"] == cache]
+    [volume] = [one for one in spec["volumes"] if one["name"] == mount["name"]]
+    assert volume["persistentVolumeClaim"] == {"claimName": "models"}
+
+
+def test_without_a_volume_no_job_is_told_of_a_folder_for_models(promoted: World) -> None:
+    promoted.tuning("t")
+    [run] = promoted.observe().runs
+    spec = tuning_job(run, "1h", from_environment({}))["spec"]["template"]["spec"]
+    assert [one["name"] for one in spec["volumes"]] == ["scratch"]
+    assert "TRIMWHEEL_MODEL_CACHE" not in json.dumps(spec)
+
+
 def test_variables_for_workers_that_are_no_json_are_named() -> None:
     with pytest.raises(SpecInvalid, match="TRIMWHEEL_WORKER_ENV: must be JSON"):
         from_environment({"TRIMWHEEL_WORKER_ENV": "- name: x"})

@@ -112,7 +112,7 @@ def described(schema: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, s
         yield from described(part, f"{prefix}{name}.")
 
 
-EXAMPLES = {"operator.resources", "pipelines.resources"}
+EXAMPLES = {"operator.resources", "pipelines.resources", "tuning.resources"}
 """Below these a value is Kubernetes' own, with names that are not the chart's."""
 
 

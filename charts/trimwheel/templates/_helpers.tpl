@@ -69,6 +69,16 @@ priorityClassName: {{ . }}
 {{- end }}
 {{- end }}
 
+{{/* What the pods of TuningRun Jobs have beyond what the operator gives them, as JSON. */}}
+{{- define "trimwheel.jobPod" -}}
+{{- $pod := dict -}}
+{{- range $key := list "nodeSelector" "tolerations" "affinity" -}}
+{{- with index $.Values.tuning $key | default (index $.Values.scheduling $key) }}{{ $_ := set $pod $key . }}{{ end -}}
+{{- end -}}
+{{- with .Values.tuning.priorityClassName }}{{ $_ := set $pod "priorityClassName" . }}{{ end -}}
+{{ toJson $pod }}
+{{- end }}
+
 {{- define "trimwheel.containerSecurity" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
@@ -103,7 +113,6 @@ unexpanded. Call with the root.
 - {name: TRIMWHEEL_RAY_ADDRESS, value: {{ .Values.ray.address | quote }}}
 - {name: TRIMWHEEL_RAY_CPUS, value: {{ .Values.ray.cpus | quote }}}
 - {name: TRIMWHEEL_ALLOWED_PREFIXES, value: {{ join "," .Values.models.allowedPrefixes | quote }}}
-- {name: TRIMWHEEL_MODEL_CACHE, value: {{ .Values.pipelines.modelCache | quote }}}
 # The root file system is read-only; libraries write to these.
 - {name: TMPDIR, value: /var/run/trimwheel/scratch}
 - {name: HOME, value: /var/run/trimwheel/scratch}

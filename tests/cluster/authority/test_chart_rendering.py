@@ -68,13 +68,24 @@ def test_the_operator_reads_every_value_that_is_meant_for_it(render: Render) -> 
     assert [one["name"] for one in settings.job_env] == ["MLFLOW_TRACKING_TOKEN"]
 
 
+def test_jobs_are_scheduled_as_tuning_says_and_else_as_the_release(render: Render) -> None:
+    settings = operator_settings(environment(render("full"), "operator"))
+    assert settings.job_pod["nodeSelector"] == {"pool": "batch"}
+    assert settings.job_pod["tolerations"][0]["key"] == "CriticalAddonsOnly"
+    assert settings.job_pod["priorityClassName"] == "batch"
+    assert settings.job_resources["limits"] == {"memory": "8Gi"}
+    assert settings.model_cache_claim == "models"
+    usual = operator_settings(environment(render(), "operator"))
+    assert usual.job_pod == {} and usual.model_cache_claim == ""
+    assert usual.job_resources["requests"] == {"cpu": "500m", "memory": "512Mi"}
+
+
 def test_the_pipelines_read_every_value_that_is_meant_for_them(render: Render) -> None:
     settings = pipelines_settings(environment(render("full"), "pipelines"))
     assert settings.mlflow_tracking_uri == "http://mlflow.mlops.svc:5000"
     assert settings.mlflow_link == "https://mlflow.example.com"
     assert settings.ray_address == "ray://ray-head.ray.svc:10001"
     assert settings.allowed_prefixes == ("models:/", "s3://models/")
-    assert settings.model_cache == "/var/lib/trimwheel/models"
     assert settings.interval == 3
 
 
