@@ -42,6 +42,7 @@ from trimwheel_operator.plan.observed import (
     ObservedState,
     Pod,
     TuningJob,
+    Unreadable,
 )
 from trimwheel_operator.settings import Settings
 
@@ -89,13 +90,14 @@ class Gatherer:
 
     def gather(self, namespace: str, name: str, memory: Memory, now: datetime) -> ObservedState:
         """The state of one model as of now."""
-        model = self._one(AdaptiveModel, namespace, name)
+        parser = _Parser()
+        model = self._one(parser, AdaptiveModel, namespace, name)
         raw_assignment = self.api.find(path_of("PolicyAssignment", namespace, name))
         assignment = None
         if raw_assignment is not None:
-            assignment = _parsed(PolicyAssignment, raw_assignment)
-        rollouts = self._of_model(PolicyRollout, namespace, name)
-        approvals = self._approvals(namespace, rollouts)
+            assignment = parser.parse(PolicyAssignment, raw_assignment)
+        rollouts = self._of_model(parser, PolicyRollout, namespace, name)
+        approvals = self._approvals(parser, namespace, rollouts)
         children = self._children(model, memory, now) if model else Children()
         acknowledgements = self._acknowledgements(namespace, name)
         pods = self._pods(namespace, name, acknowledgements)
@@ -108,16 +110,17 @@ class Gatherer:
             assignment=assignment,
             held_since=held_since(raw_assignment or {}),
             last_renewal=memory.renewed_at,
-            policies=self._of_model(AdaptivePolicy, namespace, name),
+            policies=self._of_model(parser, AdaptivePolicy, namespace, name),
             rollouts=rollouts,
             approvals=approvals,
-            runs=self._of_model(TuningRun, namespace, name),
+            runs=self._of_model(parser, TuningRun, namespace, name),
             jobs=self._jobs(namespace, name),
             pods=pods,
             acknowledgements=acknowledgements,
             children=children,
             evidence=self._evidence(active, sum(pod.ready for pod in pods), memory, now),
             admission=self._admission(active, approvals),
+            unreadable=tuple(parser.failed),
         )
         if not stable.harm_asks_for_full_depth(state):
             return state
@@ -125,24 +128,28 @@ class Gatherer:
         load = self.evidence.full_depth(namespace, name, workers, now)
         return replace(state, full_depth_load=load)
 
-    def _one(self, kind: type[Kind], namespace: str, name: str) -> Kind | None:
+    def _one(self, parser: _Parser, kind: type[Kind], namespace: str, name: str) -> Kind | None:
         found = self.api.find(path_of(kind.__name__, namespace, name))
-        return None if found is None else _parsed(kind, found)
+        return None if found is None else parser.parse(kind, found)
 
-    def _of_model(self, kind: type[Kind], namespace: str, name: str) -> tuple[Kind, ...]:
+    def _of_model(
+        self, parser: _Parser, kind: type[Kind], namespace: str, name: str
+    ) -> tuple[Kind, ...]:
         items, _ = self.api.list(path_of(kind.__name__, namespace))
-        found = [_parsed(kind, item) for item in items if item["spec"].get("model") == name]
+        found = [parser.parse(kind, item) for item in items if item["spec"].get("model") == name]
         return tuple(one for one in found if one is not None)
 
     def _approvals(
-        self, namespace: str, rollouts: tuple[PolicyRollout, ...]
+        self, parser: _Parser, namespace: str, rollouts: tuple[PolicyRollout, ...]
     ) -> tuple[PolicyApproval, ...]:
         open_ones = {one.name for one in rollouts if not phases.is_finished(one.status)}
         if not open_ones:
             return ()
         items, _ = self.api.list(path_of("PolicyApproval", namespace))
         found = [
-            _parsed(PolicyApproval, item) for item in items if item["spec"]["rollout"] in open_ones
+            parser.parse(PolicyApproval, item)
+            for item in items
+            if item["spec"]["rollout"] in open_ones
         ]
         return tuple(one for one in found if one is not None)
 
@@ -318,18 +325,25 @@ def _deployment_state(deployment: Json) -> DeploymentState:
     )
 
 
-def _parsed(kind: type[Kind], item: Json) -> Kind | None:
-    """The object as its kind; one that does not parse (an older CRD) is left alone, and logged."""
-    try:
-        return kind.model_validate(item)
-    except ValidationError as error:
-        metadata = item.get("metadata", {})
-        log.warning(
-            "%s %s/%s does not parse as %s and is left alone: %s",
-            kind.__name__,
-            metadata.get("namespace"),
-            metadata.get("name"),
-            names.API_VERSION,
-            error.errors()[0],
-        )
-        return None
+class _Parser:
+    """Raw objects as their kinds; what does not parse (an older CRD) is logged and kept apart."""
+
+    def __init__(self) -> None:
+        self.failed: list[Unreadable] = []
+
+    def parse(self, kind: type[Kind], item: Json) -> Kind | None:
+        """The object, or None when it says nothing that this version understands."""
+        try:
+            return kind.model_validate(item)
+        except ValidationError as error:
+            metadata = item["metadata"]
+            self.failed.append(Unreadable(kind.__name__, metadata["name"], metadata["uid"]))
+            log.warning(
+                "%s %s/%s does not parse as %s and is left alone: %s",
+                kind.__name__,
+                metadata["namespace"],
+                metadata["name"],
+                names.API_VERSION,
+                error.errors()[0],
+            )
+            return None

@@ -149,4 +149,5 @@ class Reconciler:
 def is_gone(state: ObservedState) -> bool:
     """Whether nothing of a model is left: no object of ours speaks of it, no Job runs for it."""
     objects = (state.model, state.assignment, *state.policies, *state.rollouts, *state.runs)
-    return not any(one is not None for one in objects) and not state.jobs
+    there = [one for one in (*objects, *state.unreadable, *state.jobs) if one is not None]
+    return not there

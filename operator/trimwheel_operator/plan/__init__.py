@@ -28,6 +28,9 @@ __all__ = ["SOONEST", "plan"]
 def plan(state: ObservedState, now: datetime) -> Plan:
     """What to do about one model now."""
     draft = Draft.of(state, now)
+    if state.cannot_read("AdaptiveModel", "PolicyAssignment"):
+        # Neither absent nor known: whatever followed from it would be a guess.
+        return Plan(next_look=state.settings.resync)
     worker_objects: list[Action] = []
     if state.model is None or state.model.metadata.deletion_timestamp:
         rollouts.orphans(draft)

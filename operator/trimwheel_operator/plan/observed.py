@@ -118,6 +118,15 @@ class TuningJob:
 
 
 @dataclass(frozen=True, slots=True)
+class Unreadable:
+    """An object that another version of its kind may have written."""
+
+    kind: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
 class ObservedState:
     """One model and all that belongs to it, as read at one moment."""
 
@@ -142,5 +151,9 @@ class ObservedState:
     admission: AdmissionCheck = UNCHECKED
     full_depth_load: float | None = None
     """Utilisation that full depth is projected to cause; None when nobody knows, or asked."""
-    unreadable: tuple[tuple[str, str, str], ...] = ()
-    """(kind, name, why) of objects that no longer parse as their kind."""
+    unreadable: tuple[Unreadable, ...] = ()
+    """Objects that do not parse as their kind: they are there, and left alone."""
+
+    def cannot_read(self, *kinds: str) -> bool:
+        """Whether some object of these kinds is there that says nothing we understand."""
+        return any(one.kind in kinds for one in self.unreadable)

@@ -163,6 +163,8 @@ def abandon(draft: Draft, model: AdaptiveModel) -> None:
         return
     if any(outcomes.is_decision_on(spec, one) for one in _with(draft, phases.is_unfinished)):
         return
+    if draft.state.cannot_read("PolicyRollout"):
+        return
     draft.assign(candidate=None, weight_basis_points=0)
     message = f"rollout {spec.rollout} is gone: everyone is served stable"
     draft.decided.append(Decided(Action.ABORT, Reason.ROLLOUT_GONE))

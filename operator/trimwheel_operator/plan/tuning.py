@@ -67,7 +67,7 @@ def job_of(state: ObservedState, run: TuningRun) -> TuningJob | None:
 
 def stray_jobs(state: ObservedState) -> list[Action]:
     """Jobs whose TuningRun was deleted: nobody waits for their result."""
-    known = {run.metadata.uid for run in state.runs}
+    known = {run.metadata.uid for run in state.runs} | {one.uid for one in state.unreadable}
     return [
         DeleteJob(state.settings.release_namespace, job.name, job.uid)
         for job in state.jobs
