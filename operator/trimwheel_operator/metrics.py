@@ -21,6 +21,8 @@ class OperatorMetrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._made = {row.name: self._make(row) for row in metrics.of_component("operator")}
+        self._judged: dict[tuple[str, str], set[str]] = {}
+        """Guards that a model's gauges speak of, until its rollout ends."""
 
     def serve(self, address: str, port: int = names.OPERATOR_METRICS_PORT) -> None:
         """Answer scrapes, in a thread of its own."""
@@ -35,6 +37,7 @@ class OperatorMetrics:
             self._of(metrics.ROLLBACK_SECONDS).observe(duration)
         self._of(metrics.DEGRADED).labels(*key).set(float(plan.report.degraded))
         self._of(metrics.ROLLOUT_WEIGHT).labels(*key).set(plan.report.weight / 10_000)
+        self._clear(key, keep={guard.name for guard in plan.report.guards})
         for guard in plan.report.guards:
             for verdict in names.VERDICTS:
                 child = self._of(metrics.GUARD_VERDICT).labels(*key, guard.name, verdict)
@@ -45,6 +48,21 @@ class OperatorMetrics:
             ):
                 if text:
                     self._of(row).labels(*key, guard.name).set(float(text))
+
+    def gone(self, key: tuple[str, str]) -> None:
+        """Nothing of a model is left: its gauges would stay as they were for ever."""
+        self._clear(key, keep=set())
+        self._judged.pop(key, None)
+        for row in (metrics.DEGRADED, metrics.ROLLOUT_WEIGHT):
+            self._of(row).remove(*key)
+
+    def _clear(self, key: tuple[str, str], keep: set[str]) -> None:
+        for guard in self._judged.get(key, set()) - keep:
+            for verdict in names.VERDICTS:
+                self._of(metrics.GUARD_VERDICT).remove(*key, guard, verdict)
+            for row in (metrics.GUARD_VALUE, metrics.GUARD_BOUND):
+                self._of(row).remove(*key, guard)
+        self._judged[key] = keep
 
     def failed(self, reason: str) -> None:
         """A pass ended early and will be tried again."""

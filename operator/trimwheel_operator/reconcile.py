@@ -118,6 +118,7 @@ class Reconciler:
         began, now = time.perf_counter(), self._clock()
         state = self._gatherer.gather(*key, memory, now)
         if is_gone(state):
+            self._metrics.gone(key)
             return None
         made = plan(state, now)
         refused = self._writer.carry_out(made)

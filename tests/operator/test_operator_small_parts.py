@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import generate_latest
 from tests.operator.world import START, merged
 
 from trimwheel_api import names
 from trimwheel_api.errors import SpecInvalid
 from trimwheel_api.kinds import KINDS
+from trimwheel_api.kinds.policy_rollout import GuardStatus
 from trimwheel_operator.gather import acknowledgement, held_since, tuning_job
 from trimwheel_operator.handlers import registry
 from trimwheel_operator.metrics import OperatorMetrics
@@ -102,6 +104,23 @@ def test_settings_come_from_the_environment_and_name_a_bad_variable() -> None:
     assert (found.scrape_interval, found.identity, found.leader_seconds) == (2.0, "u", 5.0)
     with pytest.raises(SpecInvalid, match="TRIMWHEEL_RESYNC: must be a duration"):
         from_environment({"TRIMWHEEL_RESYNC": "soon"})
+
+
+def test_gauges_of_a_rollout_end_with_it_and_a_models_with_the_model() -> None:
+    made, key = OperatorMetrics(), ("team", "router")
+    guard = GuardStatus(name="errors", verdict="Pass", value="0.001", bound="0.002")
+
+    def told() -> set[str]:
+        lines = generate_latest(made.registry).decode().splitlines()
+        return {line.split("{")[0] for line in lines if 'model="router"' in line}
+
+    made.passed(key, Plan(report=Report(guards=(guard,))), 0.01)
+    assert {"trimwheel_guard_verdict", "trimwheel_guard_value"} <= told()
+    made.passed(key, Plan(), 0.01)
+    assert not any(name.startswith("trimwheel_guard") for name in told())
+    assert "trimwheel_rollout_weight_ratio" in told()
+    made.gone(key)
+    assert told() == set()
 
 
 def test_every_kind_has_an_event_handler_and_none_that_touches_users_objects() -> None:
