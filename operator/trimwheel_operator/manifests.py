@@ -95,7 +95,7 @@ def _role(model: AdaptiveModel) -> Json:
             {
                 "apiGroups": ["coordination.k8s.io"],
                 "resources": ["leases"],
-                "verbs": ["get", "create", "update", "patch"],
+                "verbs": ["create", "patch"],
             },
         ],
     }
