@@ -6,11 +6,10 @@ restart (policies, weights, audit rate) travels in the PolicyAssignment instead.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from trimwheel_api.errors import SetupFailed
 from trimwheel_api.kinds.adaptive_model import EngineSpec, Objectives
@@ -43,4 +42,10 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> WorkerConfig:
     text = environ.get(ENVIRONMENT)
     if not text:
         raise SetupFailed(f"{ENVIRONMENT} is not set: the operator sets it on worker pods")
-    return WorkerConfig.model_validate(json.loads(text))
+    try:
+        return WorkerConfig.model_validate_json(text)
+    except ValidationError as error:
+        raise SetupFailed(
+            f"{ENVIRONMENT}: must be what this version's operator writes, but got {text[:80]!r}: "
+            f"{error.errors()[0]['msg']}"
+        ) from error

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from trimwheel_api import names, worker_config
-from trimwheel_api.errors import SpecInvalid
+from trimwheel_api.errors import SetupFailed, SpecInvalid
 from trimwheel_api.kinds import AdaptiveModel, TuningRun
 from trimwheel_api.names import Reason
 from trimwheel_api.policy import DENSE
@@ -67,6 +67,29 @@ def test_a_name_that_no_service_can_have_is_refused(world: World, name: str) -> 
     bad = model.model_copy(update={"metadata": model.metadata.model_copy(update={"name": name})})
     found = first_mistake(bad)
     assert found is not None and found.field == "metadata.name"
+
+
+def test_every_mistake_comes_with_a_remedy(world: World) -> None:
+    world.model(
+        engine={"deadline": "1ms"},
+        objectives={"maxDisagreement": "0.2", "latency": {"slo": "0s"}},
+        audits={"rate": "0.5", "alarmRate": "0.2"},
+        drift={"block": "10ms"},
+        rollout={
+            "alpha": "0",
+            "passMargin": "0.5",
+            "steps": [{"weight": "5%", "hold": "1h", "maxDuration": "1h"}, {"weight": "1%"}],
+        },
+    )
+    found = list(mistakes(world.observe().model))
+    assert len(found) == 9
+    assert all(one.remedy for one in found), [one.sentence() for one in found if not one.remedy]
+
+
+def test_events_of_a_run_follow_the_writes_that_they_tell_of(world: World) -> None:
+    world.tuning("t")
+    kinds = [type(action).__name__ for action in world.look().actions]
+    assert kinds[-3:] == ["CreateJob", "PatchStatus", "PostEvent"]
 
 
 def test_the_defaults_of_the_kind_are_valid() -> None:
@@ -376,6 +399,12 @@ def test_pods_restart_only_for_what_a_process_must_be_started_with(
     world.model(**{field: change})
     after = made(world)["Deployment"]["spec"]["template"]
     assert (before != after) is restarts
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"model": "a"}'])
+def test_a_broken_configuration_of_a_worker_is_a_failed_setup(text: str) -> None:
+    with pytest.raises(SetupFailed, match="TRIMWHEEL_WORKER"):
+        worker_config.from_environment({worker_config.ENVIRONMENT: text})
 
 
 def test_workers_may_read_their_own_assignment_and_no_other(world: World) -> None:

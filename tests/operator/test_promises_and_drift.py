@@ -9,6 +9,7 @@ import pytest
 from trimwheel_api import names
 from trimwheel_api.names import Reason
 from trimwheel_api.policy import DENSE
+from trimwheel_operator.plan.clock import to_micro
 from trimwheel_operator.plan.stable import harm_asks_for_full_depth
 
 World = Any
@@ -267,6 +268,32 @@ def test_harm_during_a_canary_changes_stable_and_leaves_the_candidate(
     promoted.guards("Fail")
     promoted.after(1).settle()
     assert promoted.of_rollout("ramp").phase == "RolledBack" and is_dense(promoted)
+
+
+def test_a_canary_whose_certificate_harm_revoked_ends_for_that_reason(
+    promoted: World, promote_policy: Any, other: Document
+) -> None:
+    promote_policy(promoted.after(5), "other", other)
+    promoted.after(5).rollout("again", "good", requestedBy="ann")
+    promoted.guards("NotEnoughEvidence")
+    promoted.settle()
+    former = promoted.objects["AdaptiveModel", "router"]["status"]["history"]
+    former[-1]["revokedAt"] = to_micro(promoted.now)
+    promoted.touch(promoted.objects["AdaptiveModel", "router"])
+    promoted.after(1).settle()
+    ended = promoted.of_rollout("again").decisions[-1]
+    assert ended.reason == Reason.CERTIFICATE_REVOKED
+    assert ended.message.startswith("policy good: revoked by harm at")
+
+
+def test_a_rollback_that_names_a_digest_alone_restores_the_policys_name(
+    promoted: World, promote_policy: Any, other: Document
+) -> None:
+    digest = promoted.of_model.intended.digest
+    promote_policy(promoted.after(5), "other", other)
+    promoted.rollout("back", policyDigest=digest, type="Rollback", requestedBy="ann")
+    promoted.after(1).settle()
+    assert promoted.of_model.intended.policy == "good" == promoted.of_model.stable.policy
 
 
 def test_a_covariate_alarm_raises_the_audit_rate_until_it_is_judged(promoted: World) -> None:

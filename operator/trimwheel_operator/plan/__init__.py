@@ -36,9 +36,9 @@ def plan(state: ObservedState, now: datetime) -> Plan:
         rollouts.orphans(draft)
     else:
         worker_objects = _model(draft, state.model)
-    jobs = tuning.story(draft)
     # Decisions first: neither pods that the API server refuses nor a search may hold them up.
-    effects = [*draft.effects(), *worker_objects, *policies.patches(draft), *jobs]
+    effects = [*draft.effects(), *draft.take_events(), *worker_objects, *policies.patches(draft)]
+    effects += [*tuning.story(draft), *draft.take_events()]
     return Plan(
         actions=tuple(effects),
         next_look=_next_look(draft),

@@ -39,7 +39,6 @@ class WriteAssignment:
     uid: str = ""
     resource_version: str = ""
     owner: Json | None = None
-    renewal: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -174,7 +174,7 @@ class Draft:
         )
 
     def effects(self) -> list[Action]:
-        """The writes: assignment, then statuses, oldest rollout first, then Events.
+        """The writes: assignment, then statuses, oldest rollout first.
 
         So whoever sees that a Rollback is Ready sees that what it ended is RolledBack.
         """
@@ -186,7 +186,12 @@ class Draft:
             found += status_patch(
                 rollout.kind, rollout.metadata, rollout.status, self.status(rollout)
             )
-        return [*found, *self.events]
+        return found
+
+    def take_events(self) -> list[PostEvent]:
+        """The Events since the last call: they follow the writes that they tell of."""
+        taken, self.events = self.events, []
+        return taken
 
     def _assignment_write(self) -> list[Action]:
         observed, model = self.state.assignment, self.state.model
@@ -211,7 +216,6 @@ class Draft:
                 spec=patch,
                 uid=observed.metadata.uid,
                 resource_version=observed.metadata.resource_version,
-                renewal=self.assignment.epoch == observed.spec.epoch,
             )
         ]
 

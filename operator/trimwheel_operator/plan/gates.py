@@ -2,8 +2,7 @@
 
 Each gate is a pure function of one `Request` and answers with a `Refusal` or None. A refusal is
 final when nothing that may still change would lift it: specs of rollouts and policies are
-immutable. The others are asked again at every look. What stops a rollout under way is in
-`rollouts`.
+immutable. The others are asked again at every look. What stops a rollout under way is in `stops`.
 """
 
 from __future__ import annotations

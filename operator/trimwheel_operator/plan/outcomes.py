@@ -19,7 +19,12 @@ from trimwheel_api.names import Action, Reason
 from trimwheel_api.policy import DENSE
 from trimwheel_api.values import basis_points, percent
 from trimwheel_operator.plan import actuation, phases
-from trimwheel_operator.plan.certificates import revocation, standing
+from trimwheel_operator.plan.certificates import (
+    DENSE_STANDING,
+    Standing,
+    revocation,
+    standing,
+)
 from trimwheel_operator.plan.clock import parse, to_micro, to_text
 from trimwheel_operator.plan.draft import Draft
 from trimwheel_operator.plan.stable import policy_of_digest
@@ -73,16 +78,16 @@ def freeze(draft: Draft, rollout: PolicyRollout, model: AdaptiveModel, certified
     draft.condition(rollout, names.RECONCILING, True, Reason.STARTED, "the rules are frozen")
 
 
-def is_certified(draft: Draft, rollout: PolicyRollout, model: AdaptiveModel) -> bool:
-    """Whether the rollout's policy has a valid certificate, waiver or not."""
+def promise(draft: Draft, rollout: PolicyRollout, model: AdaptiveModel) -> Standing:
+    """Where the certificate of the rollout's policy stands, waiver or not."""
     spec = rollout.spec
     if spec.policy_digest == DENSE.digest:
-        return True
+        return DENSE_STANDING
     policy = policy_of_digest(draft.state, spec.policy_digest, spec.policy)
     if policy is None:
-        return False
+        return Standing("None", Reason.UNCERTIFIED, "it is gone, and its certificate with it")
     revoked = revocation(draft.model, spec.policy_digest)
-    return standing(policy, model, revoked, draft.now).valid
+    return standing(policy, model, revoked, draft.now)
 
 
 def salt_of(rollout: PolicyRollout) -> str:
@@ -200,10 +205,12 @@ def record_return(draft: Draft, rollout: PolicyRollout) -> None:
     if model is None:
         raise RuntimeError("record_return: the model is gone")
     left = draft.model.intended
-    certified = is_certified(draft, rollout, model)
+    certified = promise(draft, rollout, model).valid
+    policy = policy_of_digest(draft.state, spec.policy_digest, spec.policy)
     freeze(draft, rollout, model, certified)
     if not _is_meant_and_served(draft, spec.policy_digest):
-        intend(draft, spec.policy_digest, spec.policy, waived=not certified)
+        name = policy.name if policy else ""
+        intend(draft, spec.policy_digest, name, waived=not certified)
     if left and left.digest not in (DENSE.digest, spec.policy_digest):
         reject_digest(draft, left.digest)
     _begin_actuation(draft, rollout)

@@ -239,7 +239,8 @@ def queue(draft: Draft, admitted: list[PolicyRollout], model: AdaptiveModel) -> 
         elif busy:
             wait(draft, rollout, Reason.ANOTHER_ROLLOUT_ACTIVE, f"after rollout {busy[0]}")
         else:
-            outcomes.freeze(draft, rollout, model, outcomes.is_certified(draft, rollout, model))
+            certified = outcomes.promise(draft, rollout, model).valid
+            outcomes.freeze(draft, rollout, model, certified)
             busy.append(rollout.name)
 
 

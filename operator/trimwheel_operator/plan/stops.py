@@ -58,10 +58,10 @@ def model_changed(draft: Draft, rollout: PolicyRollout, model: AdaptiveModel) ->
 
 def certificate_lapsed(draft: Draft, rollout: PolicyRollout, model: AdaptiveModel) -> Stop | None:
     """An expired or revoked certificate never passes a gate."""
-    if rollout.spec.allow_uncertified or outcomes.is_certified(draft, rollout, model):
+    found = outcomes.promise(draft, rollout, model)
+    if rollout.spec.allow_uncertified or found.valid:
         return None
-    message = f"the certificate of policy {rollout.spec.policy} is no longer valid"
-    return Stop(Reason.CERTIFICATE_EXPIRED, message)
+    return Stop(found.reason, f"policy {rollout.spec.policy}: {found.message}")
 
 
 def refused_by_worker(draft: Draft, rollout: PolicyRollout, model: AdaptiveModel) -> Stop | None:

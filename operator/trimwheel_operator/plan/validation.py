@@ -49,6 +49,7 @@ def _engine(spec: AdaptiveModelSpec) -> Iterator[SpecInvalid]:
             "spec.engine.deadline",
             f"must be longer than spec.engine.maxWait ({spec.engine.max_wait})",
             spec.engine.deadline,
+            "Raise it, or lower maxWait",
         )
 
 
@@ -68,9 +69,15 @@ def _objectives(spec: AdaptiveModelSpec) -> Iterator[SpecInvalid]:
             f"must be below {1 / LARGEST_DRIFT_RATIO:g}: drift is watched up to "
             f"{LARGEST_DRIFT_RATIO} times as far",
             promise.max_disagreement,
+            "Promise less disagreement, such as 0.02",
         )
     if seconds(promise.latency.slo) <= 0:
-        yield SpecInvalid("spec.objectives.latency.slo", "must be above 0", promise.latency.slo)
+        yield SpecInvalid(
+            "spec.objectives.latency.slo",
+            "must be above 0",
+            promise.latency.slo,
+            "Give the slowest answer that is still in time, such as 250ms",
+        )
 
 
 def _drift(spec: AdaptiveModelSpec) -> Iterator[SpecInvalid]:
@@ -89,6 +96,7 @@ def _audits(spec: AdaptiveModelSpec) -> Iterator[SpecInvalid]:
             "spec.audits.alarmRate",
             f"must be at least spec.audits.rate ({spec.audits.rate})",
             spec.audits.alarm_rate,
+            "Raise it, or lower the rate",
         )
 
 
@@ -106,6 +114,7 @@ def _levels(spec: AdaptiveModelSpec) -> Iterator[SpecInvalid]:
             "spec.rollout.passMargin",
             "must be at least 1, and its product with spec.objectives.maxDisagreement below 1",
             rollout.pass_margin,
+            "1.5 suits most models",
         )
 
 
@@ -119,18 +128,27 @@ def _steps(spec: AdaptiveModelSpec) -> Iterator[SpecInvalid]:
                 f"{where}.weight",
                 "must not be below the step before: a ramp only grows",
                 step.weight,
+                "Put the steps in the order of their weights",
             )
         before = max(before, weight)
         if seconds(step.max_duration) <= seconds(step.hold):
             yield SpecInvalid(
-                f"{where}.maxDuration", f"must be longer than hold ({step.hold})", step.max_duration
+                f"{where}.maxDuration",
+                f"must be longer than hold ({step.hold})",
+                step.max_duration,
+                "Raise it, or shorten hold",
             )
 
 
 def _between_zero_and_one(where: str, fields: dict[str, str]) -> Iterator[SpecInvalid]:
     for field, value in fields.items():
         if not 0.0 < float(value) < 1.0:
-            yield SpecInvalid(f"{where}.{field}", "must lie above 0 and below 1", value)
+            yield SpecInvalid(
+                f"{where}.{field}",
+                "must lie above 0 and below 1",
+                value,
+                "Give a share such as 0.01",
+            )
 
 
 _RULES: tuple[Callable[[AdaptiveModelSpec], Iterator[SpecInvalid]], ...] = (
