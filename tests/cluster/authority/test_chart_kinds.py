@@ -53,11 +53,11 @@ INVALID: dict[str, tuple[Any, str]] = {
     ),
     "a covariate block of no time": (
         lambda stage: _with(stage.model(), "drift", {"block": "0s"}),
-        "spec.drift.block: Invalid value: must be longer than 0s, but got 0s",
+        "spec.drift.block: Invalid value: \"0s\": must be longer than 0s, but got 0s",
     ),
     "a false alarm at every audit": (
         lambda stage: _with(stage.model(), "drift", {"falseAlarmAudits": "0"}),
-        "spec.drift.falseAlarmAudits: Invalid value: must be at least 1, but got 0",
+        "spec.drift.falseAlarmAudits: Invalid value: \"0\": must be at least 1, but got 0",
     ),
     "a search without time": (
         lambda stage: _with(stage.model(), "tuning", {"timeout": "0h0m"}), "spec.tuning.timeout",

@@ -87,6 +87,27 @@ def test_a_harmful_policy_is_refused_then_waived_then_rolled_back_and_not_retrie
     assert team.get("AdaptiveModel", MODEL)["status"]["rejectedDigests"] == [digest]
 
 
+def test_a_rollout_deleted_in_flight_ends_its_canary_and_its_namesake_starts_anew(
+    team: Any, operator: Start, prometheus: str, documents: Any
+) -> None:
+    operator(PROMETHEUS_URL=prometheus)
+    team.model()
+    team.workers(prometheus, "w-0")
+    digest = team.policy("good", documents["good"], certified=True)
+    team.rollout("ramp", "good", digest)
+    eventually(lambda: team.assignment["weightBasisPoints"], "somebody is served it", 60)
+    salt = team.assignment["salt"]
+    team.admin.custom.delete_namespaced_custom_object(
+        names.GROUP, names.VERSION, team.namespace, "policyrollouts", "ramp"
+    )
+    eventually(lambda: "candidate" not in team.assignment, "the canary ends")
+    assert team.assignment["weightBasisPoints"] == 0
+    team.rollout("ramp", "good", digest)
+    eventually(lambda: actions_of(team.status("ramp"))[:1] == ["Start"], "a start of its own", 60)
+    assert team.assignment["salt"] != salt
+    assert "rejectedDigests" not in team.get("AdaptiveModel", MODEL)["status"]
+
+
 def test_a_killed_operator_goes_on_where_it_was(
     team: Any, operator: Start, prometheus: str, documents: Any
 ) -> None:

@@ -65,6 +65,22 @@ def test_an_invalid_spec_is_named_and_the_last_good_one_keeps_serving(
     team.becomes("AdaptiveModel", MODEL, names.STALLED, "False")
 
 
+def test_somebody_elses_service_of_the_models_name_is_not_taken_over(
+    team: Any, operator: Callable[..., Any], admin: Clients
+) -> None:
+    theirs = {"metadata": {"name": MODEL}, "spec": {"ports": [{"port": 9999}]}}
+    before = admin.core.create_namespaced_service(team.namespace, theirs)
+    operator()
+    team.model()
+    stalled = team.becomes("AdaptiveModel", MODEL, names.STALLED)
+    assert stalled["reason"] == "NameTaken" and "Service router" in stalled["message"]
+    after = admin.core.read_namespaced_service(MODEL, team.namespace)
+    assert after.spec == before.spec and after.metadata.labels is None
+    admin.core.delete_namespaced_service(MODEL, team.namespace)
+    team.becomes("AdaptiveModel", MODEL, names.READY)
+    assert admin.core.read_namespaced_service(MODEL, team.namespace).metadata.labels
+
+
 def test_deleting_the_model_removes_all_that_it_owned(
     team: Any, operator: Callable[..., Any], admin: Clients
 ) -> None:
