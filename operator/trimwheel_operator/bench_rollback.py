@@ -30,8 +30,8 @@ from trimwheel_console import emit, note, output_option, progress, text_table
 from trimwheel_kube.connection import connect
 from trimwheel_operator.bench_place import cluster_for_bench
 from trimwheel_operator.cluster import KubeApi, path_of
-from trimwheel_operator.gather import acknowledgement
 from trimwheel_operator.plan.clock import to_micro
+from trimwheel_operator.raw import acknowledgement
 
 MODEL = "bench"
 LEASE_SECONDS = 5

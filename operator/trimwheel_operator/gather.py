@@ -7,13 +7,9 @@ are in `Memory`, and losing them costs a repeated write at most.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, TypeVar
-
-from pydantic import ValidationError
 
 from trimwheel_api import names
 from trimwheel_api.kinds import (
@@ -22,7 +18,6 @@ from trimwheel_api.kinds import (
     PolicyApproval,
     PolicyAssignment,
     PolicyRollout,
-    Resource,
     TuningRun,
 )
 from trimwheel_operator import manifests
@@ -31,25 +26,27 @@ from trimwheel_operator.cluster import KubeApi, path_of
 from trimwheel_operator.evidence import EvidenceReader
 from trimwheel_operator.plan import phases, stable
 from trimwheel_operator.plan.actions import Ensure, Place, Plan, WriteAssignment
-from trimwheel_operator.plan.clock import parse
 from trimwheel_operator.plan.observed import (
     UNCHECKED,
     Acknowledgement,
     AdmissionCheck,
     Children,
-    DeploymentState,
     Evidence,
     ObservedState,
     Pod,
     TuningJob,
-    Unreadable,
+)
+from trimwheel_operator.raw import (
+    Json,
+    Kind,
+    Parser,
+    acknowledgement,
+    deployment_state,
+    held_since,
+    is_ours,
+    tuning_job,
 )
 from trimwheel_operator.settings import Settings
-
-log = logging.getLogger(__name__)
-
-Json = dict[str, Any]
-Kind = TypeVar("Kind", bound=Resource[Any, Any])
 
 
 @dataclass(slots=True)
@@ -90,7 +87,7 @@ class Gatherer:
 
     def gather(self, namespace: str, name: str, memory: Memory, now: datetime) -> ObservedState:
         """The state of one model as of now."""
-        parser = _Parser()
+        parser = Parser()
         model = self._one(parser, AdaptiveModel, namespace, name)
         raw_assignment = self.api.find(path_of("PolicyAssignment", namespace, name))
         assignment = None
@@ -128,19 +125,19 @@ class Gatherer:
         load = self.evidence.full_depth(namespace, name, workers, now)
         return replace(state, full_depth_load=load)
 
-    def _one(self, parser: _Parser, kind: type[Kind], namespace: str, name: str) -> Kind | None:
+    def _one(self, parser: Parser, kind: type[Kind], namespace: str, name: str) -> Kind | None:
         found = self.api.find(path_of(kind.__name__, namespace, name))
         return None if found is None else parser.parse(kind, found)
 
     def _of_model(
-        self, parser: _Parser, kind: type[Kind], namespace: str, name: str
+        self, parser: Parser, kind: type[Kind], namespace: str, name: str
     ) -> tuple[Kind, ...]:
         items, _ = self.api.list(path_of(kind.__name__, namespace))
         found = [parser.parse(kind, item) for item in items if item["spec"].get("model") == name]
         return tuple(one for one in found if one is not None)
 
     def _approvals(
-        self, parser: _Parser, namespace: str, rollouts: tuple[PolicyRollout, ...]
+        self, parser: Parser, namespace: str, rollouts: tuple[PolicyRollout, ...]
     ) -> tuple[PolicyApproval, ...]:
         open_ones = {one.name for one in rollouts if not phases.is_finished(one.status)}
         if not open_ones:
@@ -177,7 +174,7 @@ class Gatherer:
                 taken.add(place)
         return Children(
             hashes=hashes,
-            deployment=_deployment_state(live.get("Deployment", {})),
+            deployment=deployment_state(live.get("Deployment", {})),
             cluster_ip=str(live.get("Service", {}).get("spec", {}).get("clusterIP", "")),
             refused=dict(memory.refused),
             taken=frozenset(taken),
@@ -251,99 +248,3 @@ class Gatherer:
 def pod_selector(model: str) -> str:
     """Label selector of a model's worker pods."""
     return ",".join(f"{key}={value}" for key, value in manifests.selector(model).items())
-
-
-def is_ours(item: Json, model: AdaptiveModel) -> bool:
-    """Whether an object under a worker object's name is one: owned by the model, or made by us.
-
-    The label is for what a model left behind that was deleted without its dependents.
-    """
-    metadata = item["metadata"]
-    owners = {owner["uid"] for owner in metadata.get("ownerReferences", [])}
-    managed = metadata.get("labels", {}).get(names.LABEL_MANAGED_BY)
-    return model.metadata.uid in owners or managed == names.OPERATOR_ACCOUNT
-
-
-def held_since(assignment: Json) -> datetime | None:
-    """When somebody other than the operator last wrote `hold`, as the API server recorded it."""
-    if not assignment.get("spec", {}).get("hold"):
-        return None
-    times = [
-        parse(entry["time"])
-        for entry in assignment["metadata"].get("managedFields", [])
-        if entry.get("manager") != names.FIELD_MANAGER
-        and "f:hold" in entry.get("fieldsV1", {}).get("f:spec", {})
-    ]
-    return max((time for time in times if time is not None), default=None)
-
-
-def acknowledgement(lease: Json) -> Acknowledgement | None:
-    """What a worker's Lease says; None for one that says nothing."""
-    metadata, spec = lease["metadata"], lease.get("spec") or {}
-    annotations = metadata.get("annotations", {})
-    epoch = annotations.get(names.ANNOTATION_EPOCH, "")
-    moment = parse(spec.get("renewTime") or "")
-    if not epoch.isdecimal() or moment is None:
-        return None
-    return Acknowledgement(
-        pod=metadata["name"],
-        epoch=int(epoch),
-        at=moment,
-        refused=annotations.get(names.ANNOTATION_REFUSED, ""),
-        tripped=annotations.get(names.ANNOTATION_TRIPPED, ""),
-    )
-
-
-def tuning_job(job: Json) -> TuningJob:
-    """The part of a Job that the tuning story reads."""
-    metadata = job["metadata"]
-    ended = {
-        one["type"]: one
-        for one in job.get("status", {}).get("conditions", [])
-        if one["status"] == "True" and one["type"] in ("Complete", "Failed")
-    }
-    failure = ended.get("Failed", {})
-    parts = (failure.get("reason", ""), failure.get("message", ""))
-    return TuningJob(
-        name=metadata["name"],
-        uid=metadata["uid"],
-        run_uid=metadata["labels"].get(names.LABEL_TUNING_RUN_UID, ""),
-        finished=bool(ended),
-        failed="Failed" in ended,
-        message=": ".join(part for part in parts if part),
-    )
-
-
-def _deployment_state(deployment: Json) -> DeploymentState:
-    status = deployment.get("status", {})
-    return DeploymentState(
-        generation=deployment.get("metadata", {}).get("generation", 1),
-        observed_generation=status.get("observedGeneration", 0),
-        replicas=status.get("replicas", 0),
-        updated=status.get("updatedReplicas", 0),
-        ready=status.get("readyReplicas", 0),
-    )
-
-
-class _Parser:
-    """Raw objects as their kinds; what does not parse (an older CRD) is logged and kept apart."""
-
-    def __init__(self) -> None:
-        self.failed: list[Unreadable] = []
-
-    def parse(self, kind: type[Kind], item: Json) -> Kind | None:
-        """The object, or None when it says nothing that this version understands."""
-        try:
-            return kind.model_validate(item)
-        except ValidationError as error:
-            metadata = item["metadata"]
-            self.failed.append(Unreadable(kind.__name__, metadata["name"], metadata["uid"]))
-            log.warning(
-                "%s %s/%s does not parse as %s and is left alone: %s",
-                kind.__name__,
-                metadata["namespace"],
-                metadata["name"],
-                names.API_VERSION,
-                error.errors()[0],
-            )
-            return None

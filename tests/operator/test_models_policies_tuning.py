@@ -13,11 +13,11 @@ from trimwheel_api.kinds import AdaptiveModel, TuningRun
 from trimwheel_api.names import Reason
 from trimwheel_api.policy import DENSE
 from trimwheel_operator import manifests
-from trimwheel_operator.gather import is_ours
 from trimwheel_operator.jobs import tuning_job
 from trimwheel_operator.plan.actions import Ensure, WriteAssignment
 from trimwheel_operator.plan.observed import TuningJob
 from trimwheel_operator.plan.validation import first_mistake, mistakes
+from trimwheel_operator.raw import is_ours
 from trimwheel_operator.settings import Settings, from_environment
 
 World = Any

@@ -15,7 +15,6 @@ from trimwheel_api import names
 from trimwheel_api.errors import SpecInvalid
 from trimwheel_api.kinds import KINDS
 from trimwheel_api.kinds.policy_rollout import GuardStatus
-from trimwheel_operator.gather import acknowledgement, held_since, tuning_job
 from trimwheel_operator.handlers import registry
 from trimwheel_operator.metrics import OperatorMetrics
 from trimwheel_operator.plan.actions import (
@@ -25,6 +24,7 @@ from trimwheel_operator.plan.actions import (
     merge_patch,
 )
 from trimwheel_operator.plan.conditions import with_condition
+from trimwheel_operator.raw import acknowledgement, held_since, tuning_job
 from trimwheel_operator.settings import from_environment
 from trimwheel_operator.watching import key_of
 

@@ -1,0 +1,124 @@
+"""What raw objects of the API server say: the few parts of each that a plan reads.
+
+Called by `gather`. Pure, but for the log line about an object that does not parse.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from trimwheel_api import names
+from trimwheel_api.kinds import AdaptiveModel, Resource
+from trimwheel_operator.plan.clock import parse
+from trimwheel_operator.plan.observed import (
+    Acknowledgement,
+    DeploymentState,
+    TuningJob,
+    Unreadable,
+)
+
+log = logging.getLogger(__name__)
+
+Json = dict[str, Any]
+Kind = TypeVar("Kind", bound=Resource[Any, Any])
+
+
+def is_ours(item: Json, model: AdaptiveModel) -> bool:
+    """Whether an object under a worker object's name is one: owned by the model, or made by us.
+
+    The label is for what a model left behind that was deleted without its dependents.
+    """
+    metadata = item["metadata"]
+    owners = {owner["uid"] for owner in metadata.get("ownerReferences", [])}
+    managed = metadata.get("labels", {}).get(names.LABEL_MANAGED_BY)
+    return model.metadata.uid in owners or managed == names.OPERATOR_ACCOUNT
+
+
+def held_since(assignment: Json) -> datetime | None:
+    """When somebody other than the operator last wrote `hold`, as the API server recorded it."""
+    if not assignment.get("spec", {}).get("hold"):
+        return None
+    times = [
+        parse(entry["time"])
+        for entry in assignment["metadata"].get("managedFields", [])
+        if entry.get("manager") != names.FIELD_MANAGER
+        and "f:hold" in entry.get("fieldsV1", {}).get("f:spec", {})
+    ]
+    return max((time for time in times if time is not None), default=None)
+
+
+def acknowledgement(lease: Json) -> Acknowledgement | None:
+    """What a worker's Lease says; None for one that says nothing."""
+    metadata, spec = lease["metadata"], lease.get("spec") or {}
+    annotations = metadata.get("annotations", {})
+    epoch = annotations.get(names.ANNOTATION_EPOCH, "")
+    moment = parse(spec.get("renewTime") or "")
+    if not epoch.isdecimal() or moment is None:
+        return None
+    return Acknowledgement(
+        pod=metadata["name"],
+        epoch=int(epoch),
+        at=moment,
+        refused=annotations.get(names.ANNOTATION_REFUSED, ""),
+        tripped=annotations.get(names.ANNOTATION_TRIPPED, ""),
+    )
+
+
+def tuning_job(job: Json) -> TuningJob:
+    """The part of a Job that the tuning story reads."""
+    metadata = job["metadata"]
+    ended = {
+        one["type"]: one
+        for one in job.get("status", {}).get("conditions", [])
+        if one["status"] == "True" and one["type"] in ("Complete", "Failed")
+    }
+    failure = ended.get("Failed", {})
+    parts = (failure.get("reason", ""), failure.get("message", ""))
+    return TuningJob(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        run_uid=metadata["labels"].get(names.LABEL_TUNING_RUN_UID, ""),
+        finished=bool(ended),
+        failed="Failed" in ended,
+        message=": ".join(part for part in parts if part),
+    )
+
+
+def deployment_state(deployment: Json) -> DeploymentState:
+    """The part of a Deployment that readiness follows from."""
+    status = deployment.get("status", {})
+    return DeploymentState(
+        generation=deployment.get("metadata", {}).get("generation", 1),
+        observed_generation=status.get("observedGeneration", 0),
+        replicas=status.get("replicas", 0),
+        updated=status.get("updatedReplicas", 0),
+        ready=status.get("readyReplicas", 0),
+    )
+
+
+class Parser:
+    """Raw objects as their kinds; what does not parse (an older CRD) is logged and kept apart."""
+
+    def __init__(self) -> None:
+        self.failed: list[Unreadable] = []
+
+    def parse(self, kind: type[Kind], item: Json) -> Kind | None:
+        """The object, or None when it says nothing that this version understands."""
+        try:
+            return kind.model_validate(item)
+        except ValidationError as error:
+            metadata = item["metadata"]
+            self.failed.append(Unreadable(kind.__name__, metadata["name"], metadata["uid"]))
+            log.warning(
+                "%s %s/%s does not parse as %s and is left alone: %s",
+                kind.__name__,
+                metadata["namespace"],
+                metadata["name"],
+                names.API_VERSION,
+                error.errors()[0],
+            )
+            return None
