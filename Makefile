@@ -76,9 +76,9 @@ lock: ## pin every dependency with hashes
 	@cd requirements && for name in bootstrap dev; do \
 	  ../.venv/bin/uv pip compile -q --generate-hashes --no-header --no-annotate --no-emit-index-url \
 	    --no-emit-package trimwheel $$name.in -o $$name.txt; done
-	@for extra in operator workers pipelines; do \
+	@for extras in operator workers+s3 pipelines+s3+postgresql; do \
 	  .venv/bin/uv pip compile -q --generate-hashes --no-header --no-annotate --no-emit-index-url \
-	    --extra $$extra pyproject.toml -o requirements/$$extra.txt; done
+	    $$(printf -- '--extra %s ' $${extras//+/ }) pyproject.toml -o requirements/$${extras%%+*}.txt; done
 
 bench: ## every figure of docs/benchmarks (long)
 	@for name in replay certificate canary serving task rollback; do .venv/bin/trimwheel bench $$name || exit 1; done

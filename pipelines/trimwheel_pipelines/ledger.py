@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from sqlalchemy import Connection, Engine, event, text
+from sqlalchemy import Connection, Engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import Field, Session, SQLModel, col, create_engine, select
 
@@ -28,6 +28,8 @@ from trimwheel_pipelines.ledger_schema import migrate
 GENESIS = "0" * 64
 """`prev_sha` of the first row."""
 BUSY_TIMEOUT_MS = 10_000
+POSTGRESQL_DRIVER = "postgresql+psycopg"
+"""What a plain `postgresql://` means; SQLAlchemy's own default is psycopg2."""
 _PAGE = 1_000
 
 
@@ -210,7 +212,18 @@ def _engine(url: str) -> Engine:
             url,
             "For example sqlite:////var/lib/trimwheel/ledger.db",
         )
-    engine = create_engine(url, pool_pre_ping=True)
+    address = make_url(url)
+    if address.drivername == "postgresql":
+        address = address.set(drivername=POSTGRESQL_DRIVER)
+    try:
+        engine = create_engine(address, pool_pre_ping=True)
+    except ImportError as error:
+        raise SpecInvalid(
+            "TRIMWHEEL_LEDGER_URL",
+            f"needs a driver that is not installed ({error})",
+            address.drivername,
+            "pip install 'trimwheel[postgresql]' brings psycopg",
+        ) from error
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_immediate)

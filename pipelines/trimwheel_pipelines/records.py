@@ -12,6 +12,8 @@ Leaves out what the columns mean (`trimwheel_api.records`) and which records a q
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -127,12 +129,10 @@ class RecordReader:
         """
         system, folder = self._open()
         folder = f"{folder}/{subfolder}".rstrip("/")
-        try:
+        with answering(self.root):
             if not system.exists(folder):
                 return []
             names = [entry["name"] for entry in system.ls(folder, detail=True)]
-        except OSError as error:
-            raise Unavailable(f"record store {self.root}: {error}") from error
         return sorted(filter(None, map(_segment, names)), key=lambda s: (s.started, s.path))
 
     def read_new(self, since: float = 0.0, limit: int | None = None) -> AuditRecords:
@@ -198,13 +198,11 @@ class RecordReader:
     def _decode(self, segment: Segment) -> tuple[pa.Table, int]:
         system, _ = self._open()
         try:
-            with system.open(segment.path, "rb") as stream:
+            with answering(self.root), system.open(segment.path, "rb") as stream:
                 data = stream.read()
         except FileNotFoundError:
             # Retention, or another reader's quarantine, was faster; the name still says how many.
             return SCHEMA.empty_table(), segment.count + segment.lost
-        except OSError as error:
-            raise Unavailable(f"record store {self.root}: {error}") from error
         try:
             table = pq.read_table(pa.BufferReader(data)).select(SCHEMA.names).cast(SCHEMA)
             table.validate(full=True)
@@ -221,9 +219,10 @@ class RecordReader:
         self.corrupt += 1
         self.seen.add(segment.key)
         try:
-            system.makedirs(f"{folder}/{QUARANTINE}", exist_ok=True)
-            system.mv(segment.path, target)
-        except OSError as problem:
+            with answering(self.root):
+                system.makedirs(f"{folder}/{QUARANTINE}", exist_ok=True)
+                system.mv(segment.path, target)
+        except (FileNotFoundError, Unavailable) as problem:
             log.warning("Segment %s could not be moved: %s", segment.path, problem)
 
     def _open(self) -> tuple[Any, str]:
@@ -238,6 +237,21 @@ class RecordReader:
         # Object stores cache listings; a reader that polls must not.
         system.invalidate_cache()
         return system, str(folder)
+
+
+@contextmanager
+def answering(root: str) -> Iterator[None]:
+    """Whatever a store raises is Unavailable, except that a file is not there.
+
+    Every store has errors of its own, and not all of them are OSErrors: those of S3's client that
+    mean "no connection" are not.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise Unavailable(f"record store {root}: {type(error).__name__}: {error}") from error
 
 
 def _home(path: str) -> str:

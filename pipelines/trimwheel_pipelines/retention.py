@@ -16,9 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from trimwheel_api.errors import Unavailable
 from trimwheel_api.records import segment_folder, segment_name
-from trimwheel_pipelines.records import QUARANTINE, RecordReader, Segment
+from trimwheel_pipelines.records import QUARANTINE, RecordReader, Segment, answering
 
 log = logging.getLogger(__name__)
 
@@ -59,13 +58,11 @@ def _rewrite(system: Any, reader: RecordReader, segment: Segment, tenant: str) -
     name = segment_name(segment.pod, segment.started, segment.sequence, len(kept), lost + gone)
     sink = pa.BufferOutputStream()
     pq.write_table(kept, sink, compression="zstd")
-    try:
+    with answering(reader.root):
         # A name that no reader parses, then a move: nobody sees half a file.
         with system.open(f"{folder}/{name}.part", "wb") as stream:
             stream.write(sink.getvalue().to_pybytes())
         system.mv(f"{folder}/{name}.part", f"{folder}/{name}")
-    except OSError as error:
-        raise Unavailable(f"record store {reader.root}: {error}") from error
     _delete(system, segment.path)
     log.info("Removed %d records of a tenant from %s.", gone, segment.path)
     return gone
@@ -73,8 +70,7 @@ def _rewrite(system: Any, reader: RecordReader, segment: Segment, tenant: str) -
 
 def _delete(system: Any, path: str) -> None:
     try:
-        system.rm_file(path)
+        with answering(path):
+            system.rm_file(path)
     except FileNotFoundError:
         log.debug("%s was deleted by somebody else first.", path)
-    except OSError as error:
-        raise Unavailable(f"record store: {path} cannot be deleted: {error}") from error

@@ -1,15 +1,26 @@
-"""The ledger's promises: append-only, chained, idempotent, one writer at a time."""
+"""The ledger's promises: append-only, chained, idempotent, one writer at a time.
+
+They hold on SQLite and on PostgreSQL alike. The latter is a throwaway server of this machine's own
+binaries (Debian: postgresql), on a Unix socket; without them those cases are skipped.
+"""
 
 from __future__ import annotations
 
-import sqlite3
+import os
+import shutil
 import string
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import Engine, create_engine, inspect
+from sqlalchemy.exc import DBAPIError
 from sqlmodel import SQLModel
 
 from trimwheel_api.errors import SetupFailed, SpecInvalid, Unavailable
@@ -29,9 +40,88 @@ def _event(uid: str = "u", number: int = 0, **changes: object) -> Event:
     return Event(**(fields | changes))  # type: ignore[arg-type]
 
 
+class PostgreSQL:
+    """A server that can be taken away; as root it runs as `nobody`, which it insists on."""
+
+    def __init__(self, binaries: Path, folder: Path) -> None:
+        self._binaries, self._folder = binaries, folder
+        self._user = "nobody" if os.geteuid() == 0 else None
+        if self._user:
+            shutil.chown(folder, self._user)
+        self._call("initdb", "-U", "ledger", "--auth=trust", "--no-sync", "--no-instructions")
+        self.start()
+
+    def address(self, database: str) -> str:
+        return f"postgresql+psycopg://ledger@/{database}?host={self._folder}"
+
+    def start(self) -> None:
+        options = f"-c listen_addresses='' -c unix_socket_directories={self._folder} -c fsync=off"
+        self._call("pg_ctl", "start", "-w", "-l", str(self._folder / "log"), "-o", options)
+
+    def stop(self) -> None:
+        self._call("pg_ctl", "stop", "-w", "-m", "immediate")
+
+    def _call(self, *command: str) -> None:
+        environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "TZ": "UTC"}
+        subprocess.run(
+            [self._binaries / command[0], *command[1:], "-D", self._folder / "data"],
+            check=True, user=self._user, group="nogroup" if self._user else None,
+            cwd=self._folder, env=environment, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def postgresql() -> Iterator[PostgreSQL]:
+    """One server for this file."""
+    # Debian keeps the server's binaries off PATH, a folder for each version.
+    on_path = shutil.which("initdb")
+    folders = Path("/usr/lib/postgresql").glob("*/bin")
+    binaries = Path(on_path).resolve().parent if on_path else max(folders, default=None)
+    if binaries is None:
+        pytest.skip("no PostgreSQL server here (Debian: apt-get install postgresql)")
+    # Short, because a Unix socket's address has 107 characters.
+    folder = Path(tempfile.mkdtemp(prefix="tw-pg-", dir="/tmp"))
+    server = PostgreSQL(binaries, folder)
+    yield server
+    server.stop()
+    shutil.rmtree(folder)
+
+
 @pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/ledger.db"
+def postgresql_url(postgresql: PostgreSQL) -> str:
+    """The address of an empty database of that server."""
+    name = f"l{uuid.uuid4().hex}"
+    execute(postgresql.address("postgres"), f"CREATE DATABASE {name}")
+    return postgresql.address(name)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of an empty database of either kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/ledger.db"
+    return str(request.getfixturevalue("postgresql_url"))
+
+
+def _engine(url: str) -> Engine:
+    return create_engine(url, isolation_level="AUTOCOMMIT")
+
+
+def execute(url: str, *statements: str) -> None:
+    """What somebody with the database's password could do."""
+    engine = _engine(url)
+    with engine.connect() as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+    engine.dispose()
+
+
+def disarm(url: str) -> None:
+    """Drop what forbids changes, as the database's owner can."""
+    if url.startswith("sqlite"):
+        execute(url, "DROP TRIGGER ledger_no_update", "DROP TRIGGER ledger_no_delete")
+    else:
+        execute(url, "DROP TRIGGER ledger_no_change ON ledger")
 
 
 def test_events_come_back_in_order_with_their_evidence(url: str) -> None:
@@ -64,12 +154,39 @@ def test_one_bad_event_leaves_none_of_its_batch(url: str) -> None:
     "statement", ["UPDATE ledger SET actor = 'eve'", "DELETE FROM ledger WHERE seq = 1"]
 )
 def test_the_database_itself_refuses_to_change_history(url: str, statement: str) -> None:
-    Ledger(url).append([_event()])
-    with (
-        sqlite3.connect(url.removeprefix("sqlite:///")) as connection,
-        pytest.raises(sqlite3.IntegrityError, match="append-only"),
-    ):
-        connection.execute(statement)
+    ledger = Ledger(url)
+    ledger.append([_event()])
+    with pytest.raises(DBAPIError, match="append-only"):
+        execute(url, statement)
+    assert [entry.actor for entry in ledger.entries()] == ["ann"]
+
+
+def test_postgresql_refuses_to_empty_the_table_at_once(postgresql_url: str) -> None:
+    Ledger(postgresql_url).append([_event()])
+    with pytest.raises(DBAPIError, match="append-only: TRUNCATE is refused"):
+        execute(postgresql_url, "TRUNCATE ledger")
+
+
+def test_a_server_that_goes_away_and_returns_is_written_to_again(
+    postgresql: PostgreSQL, postgresql_url: str
+) -> None:
+    ledger = Ledger(postgresql_url)
+    ledger.append([_event(number=0)])
+    postgresql.stop()
+    try:
+        with pytest.raises(Unavailable, match="ledger"):
+            ledger.append([_event(number=1)])
+    finally:
+        postgresql.start()
+    assert ledger.append([_event(number=0), _event(number=1)]) == 1
+    assert ledger.verify() is None
+
+
+def test_a_plain_address_of_postgresql_means_the_driver_that_comes_with_us(
+    postgresql_url: str,
+) -> None:
+    ledger = Ledger(postgresql_url.replace("postgresql+psycopg:", "postgresql:"))
+    assert ledger.append([_event()]) == 1
 
 
 @pytest.mark.parametrize(
@@ -91,10 +208,8 @@ def test_verify_names_the_row_at_which_history_was_changed(
 ) -> None:
     ledger = Ledger(url)
     ledger.append([_event(number=n) for n in range(4)])
-    with sqlite3.connect(url.removeprefix("sqlite:///")) as connection:
-        connection.execute("DROP TRIGGER ledger_no_update")
-        connection.execute("DROP TRIGGER ledger_no_delete")
-        connection.execute(tampering)
+    disarm(url)
+    execute(url, tampering)
     found = ledger.verify()
     assert found is not None and found.seq == seq and reason in found.reason
 
@@ -161,14 +276,12 @@ def test_an_address_of_no_database_is_named(tmp_path: Path) -> None:
 
 def test_a_ledger_of_a_newer_version_is_left_alone(url: str) -> None:
     Ledger(url)
-    with sqlite3.connect(url.removeprefix("sqlite:///")) as connection:
-        connection.execute("INSERT INTO ledger_version VALUES (99)")
+    execute(url, "INSERT INTO ledger_version VALUES (99)")
     with pytest.raises(SetupFailed, match="schema 99"):
         Ledger(url)
 
 
 def test_table_and_migration_name_the_same_columns(url: str) -> None:
     Ledger(url)
-    with sqlite3.connect(url.removeprefix("sqlite:///")) as connection:
-        made = [row[1] for row in connection.execute("PRAGMA table_info(ledger)")]
+    made = [column["name"] for column in inspect(_engine(url)).get_columns("ledger")]
     assert made == [column.name for column in SQLModel.metadata.tables["ledger"].columns]

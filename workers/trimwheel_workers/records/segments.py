@@ -32,6 +32,10 @@ SCHEMA = pa.schema(
     metadata={"trimwheel.records": str(SCHEMA_VERSION)},
 )
 
+_OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"}
+"""Stores without folders. Their fsspec drivers take `makedirs` as leave to create the bucket, and a
+misspelt address must be an error, not a new bucket."""
+
 Record = tuple[Any, ...]
 """One value for each of `trimwheel_api.records.COLUMNS`."""
 
@@ -52,13 +56,18 @@ def deliver(folder: str, name: str, data: bytes) -> None:
 
     Readers ignore names that do not parse, so the temporary name needs no other protection.
     """
-    temporary = f"{folder}/.{name}.part"
     try:
         store, root = fsspec.core.url_to_fs(folder)
-        store.makedirs(root, exist_ok=True)
-        with fsspec.open(temporary, "wb") as file:
+        if not _OBJECT_STORES.intersection(_protocols(store)):
+            store.makedirs(root, exist_ok=True)
+        temporary = f"{root}/.{name}.part"
+        with store.open(temporary, "wb") as file:
             file.write(data)
-        store.mv(temporary, f"{folder}/{name}")
+        store.mv(temporary, f"{root}/{name}")
     except Exception as error:
         # Every store raises errors of its own; all mean that the segment is not there yet.
         raise Unavailable(f"record store {folder}: {type(error).__name__}: {error}") from error
+
+
+def _protocols(store: Any) -> tuple[str, ...]:
+    return (store.protocol,) if isinstance(store.protocol, str) else tuple(store.protocol)
