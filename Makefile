@@ -34,6 +34,11 @@ demo: ## play the whole loop on this machine (DETACH=1 SEED=n FRESH=1 BAD_POLICY
 down: ## stop and remove all that `make demo` started
 	@if [ -x $(PY) ]; then $(PY) -m trimwheel_demo down; else echo "nothing to stop: no .venv here"; fi
 
+# Tests bring a cluster and a Prometheus of their own, whatever the demo is told to use.
+test e2e: export TRIMWHEEL_USE_KUBECONFIG =
+test e2e: export TRIMWHEEL_USE_PROMETHEUS =
+test e2e: export TRIMWHEEL_USE_MLFLOW =
+
 test: ## set up what is missing and run every test
 	@$(BOOTSTRAP) --steps python,binaries,model --plan test
 	@$(PY) -m pytest --durations=15

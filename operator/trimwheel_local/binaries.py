@@ -138,22 +138,28 @@ def search_path() -> str:
     return os.pathsep.join([*map(str, folders), os.environ.get("PATH", os.defpath)])
 
 
+def all_names() -> frozenset[str]:
+    """Every binary that there is a build for."""
+    return frozenset(name for group in groups() for name, _ in group.packages)
+
+
 def find() -> Binaries:
     """What is there already, without building; a missing binary is missing from `paths`."""
     return Binaries({name: path for name, path in _locations() if os.access(path, os.X_OK)})
 
 
-def ensure(progress: Progress = no_progress) -> Binaries:
-    """All binaries, building what is missing.
+def ensure(progress: Progress = no_progress, wanted: frozenset[str] | None = None) -> Binaries:
+    """The wanted binaries, all unless said otherwise; builds what is missing.
 
     Raises BinaryError when Go is missing, too old, or a build fails. Interrupted builds resume:
     Go's caches keep every package that was compiled.
     """
-    missing = [group for group in groups() if missing_from(group)]
-    for group in missing:
-        build(group, progress)
+    names = all_names() if wanted is None else wanted
+    for group in groups():
+        if missing := [name for name in missing_from(group) if name in names]:
+            build(group, missing, progress)
     found = find()
-    absent = sorted({name for name, _ in _locations()} - found.paths.keys())
+    absent = sorted(names - found.paths.keys())
     if absent:
         raise BinaryError(f"still missing after the build: {', '.join(absent)}")
     return found
@@ -165,13 +171,13 @@ def missing_from(group: Group) -> list[str]:
     return [name for name, _ in group.packages if name not in found]
 
 
-def build(group: Group, progress: Progress = no_progress) -> None:
+def build(group: Group, wanted: list[str], progress: Progress = no_progress) -> None:
     """Build what is missing of one group; one builder at a time, each binary lands atomically."""
     check_go()
     group.folder.mkdir(parents=True, exist_ok=True)
     with (cache_folder() / "bin" / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        names = missing_from(group)
+        names = [name for name in missing_from(group) if name in wanted]
         packages = dict(group.packages)
         for number, name in enumerate(names):
             progress(name, number, len(names), f"building {name} with Go")

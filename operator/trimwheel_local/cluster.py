@@ -66,16 +66,22 @@ class Cluster:
         return self.kubeconfig_for("admin", ["system:masters"], namespace=namespace)
 
     def up(
-        self, progress: Progress = no_progress, *, fake_gpus: int = DEFAULT_FAKE_GPUS
+        self,
+        progress: Progress = no_progress,
+        *,
+        fake_gpus: int = DEFAULT_FAKE_GPUS,
+        wanted: frozenset[str] | None = None,
     ) -> Cluster:
         """Start the cluster, or adopt the one that runs; returns once its node is Ready.
+
+        `wanted` are the binaries that have to be there, all unless said otherwise.
 
         After a crash it first ends what is left over. Raises BinaryError, or StartError with the
         end of the log of the part that did not come up.
         """
         if not sys.platform.startswith("linux"):
             raise SetupFailed(f"the embedded cluster needs Linux, but this is {sys.platform}")
-        binaries.ensure(progress)
+        binaries.ensure(progress, wanted)
         for folder in ("state", "root", "logs", "pods"):
             private_folder(getattr(self.layout, folder))
         with (self.layout.root / "up.lock").open("w") as lock:

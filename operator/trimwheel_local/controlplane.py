@@ -112,6 +112,9 @@ def _controller_manager(layout: Layout, binary: Path) -> Component:
         "kubeconfig": f"{layout.kubeconfigs}/kube-controller-manager",
         "controllers": ",".join(["*", *(f"-{name}" for name in off)]),
         "leader-elect": "false",
+        # The only node runs beside the API server. When nothing was heard of it, it was the API
+        # server that was away, and its pods, which went on serving, must not be called unready.
+        "node-monitor-grace-period": "5m",
         "use-service-account-credentials": "true",
         "service-account-private-key-file": f"{layout.pki}/service-accounts.key",
         "root-ca-file": f"{layout.pki}/ca.crt",

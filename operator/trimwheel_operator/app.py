@@ -17,6 +17,10 @@ from trimwheel_operator.settings import Settings
 from trimwheel_operator.watching import Watches
 from trimwheel_telemetry.client import Prometheus
 
+EVIDENCE_SECONDS = 2.5
+"""For each question to Prometheus, asked once: the pass that waits for it also renews canaries, and
+one that hung for longer would end them by their lease. The next pass asks again."""
+
 
 @dataclass(frozen=True, slots=True)
 class App:
@@ -67,7 +71,9 @@ def assemble(api: KubeApi, settings: Settings) -> App:
     prometheus = None
     if settings.prometheus_url:
         stale = 3 * settings.scrape_interval + 5.0
-        prometheus = Prometheus(settings.prometheus_url, stale_after=stale)
+        prometheus = Prometheus(
+            settings.prometheus_url, timeout=EVIDENCE_SECONDS, stale_after=stale, retries=0
+        )
     leader = Leader(api, settings.release_namespace, settings.identity, settings.leader_seconds)
     metrics = OperatorMetrics()
     gatherer = Gatherer(

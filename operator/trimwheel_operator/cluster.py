@@ -25,8 +25,6 @@ Json = dict[str, Any]
 
 CONNECT_TIMEOUT = 3.0
 READ_TIMEOUT = 10.0
-HIDDEN_RETRIES = 3
-"""By the library, of a request that got no answer at all."""
 WATCH_SECONDS = 60
 WATCH_READ_TIMEOUT = 75.0
 """A watch that says nothing for longer than the server would keep it open is dead."""
@@ -157,7 +155,8 @@ class KubeApi:
 
 def connect() -> KubeApi:
     """The API server that this process belongs to: by KUBECONFIG, else by the pod's account."""
-    return KubeApi(connect_by(retries=HIDDEN_RETRIES).api)
+    # Retrying is ours: a hidden retry would hold back the news that the server is away.
+    return KubeApi(connect_by(retries=False).api)
 
 
 def path_of(kind: str, namespace: str = "", name: str = "", sub: str = "") -> str:

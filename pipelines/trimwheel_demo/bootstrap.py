@@ -21,7 +21,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -256,7 +256,20 @@ def _missing_binaries() -> list[str]:
         from trimwheel_local import binaries
     finally:
         sys.path.pop(0)
-    return [name for group in binaries.groups() for name in binaries.missing_from(group)]
+    wanted = needed_binaries(binaries.all_names())
+    missing = [name for group in binaries.groups() for name in binaries.missing_from(group)]
+    return [name for name in missing if name in wanted]
+
+
+def needed_binaries(
+    everything: frozenset[str], environ: Mapping[str, str] = os.environ
+) -> frozenset[str]:
+    """What has to be built here: not what a cluster or a Prometheus of one's own stands in for."""
+    if environ.get("TRIMWHEEL_USE_KUBECONFIG"):
+        return everything & {"helm", "kubectl"}
+    if environ.get("TRIMWHEEL_USE_PROMETHEUS"):
+        return everything - {"prometheus", "promtool"}
+    return everything
 
 
 def _train() -> list[str]:
@@ -306,8 +319,12 @@ def build_binaries(step: Step) -> None:
     total = len(_missing_binaries())
     step.fraction = lambda: _share_built(total, step)
     env = {"PYTHONPATH": str(ROOT / "operator")}
-    script = "from trimwheel_local import binaries; binaries.ensure()"
-    _call(step, [sys.executable, "-c", script], f"building {total} binaries", env)
+    script = (
+        "import sys; from trimwheel_local import binaries; "
+        "binaries.ensure(wanted=frozenset(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", script, *_missing_binaries()]
+    _call(step, command, f"building {total} binaries", env)
 
 
 def _share_built(total: int, step: Step) -> float:
@@ -440,7 +457,8 @@ def print_plan(kind: str, missing: list[str]) -> None:
     out.append("  leaves be   ~/.kube/config and everything else; ambient KUBECONFIG,")
     out.append("              PROMETHEUS_URL and MLFLOW_TRACKING_URI are ignored")
     skips = "KUBEBUILDER_ASSETS, TRIMWHEEL_USE_KUBECONFIG, TRIMWHEEL_USE_PROMETHEUS, "
-    out.append(f"  can skip    {skips}TRIMWHEEL_USE_MLFLOW")
+    out.append(f"  can skip    {skips}TRIMWHEEL_USE_MLFLOW:")
+    out.append("              docs/how-to/your-own-services.md")
     sys.stdout.write("\n".join(out) + "\n\n")
     sys.stdout.flush()
 

@@ -20,6 +20,7 @@ import yaml
 from trimwheel_api import names
 from trimwheel_api.errors import SetupFailed
 from trimwheel_demo import load
+from trimwheel_demo.bootstrap import needed_binaries
 from trimwheel_demo.existing import ExistingCluster
 from trimwheel_demo.kube import Kube
 from trimwheel_demo.memory import MemoryWatch
@@ -37,6 +38,7 @@ from trimwheel_demo.places import (
 from trimwheel_demo.report import Report
 from trimwheel_demo.settings import Options, chart_values
 from trimwheel_demo.teller import Teller
+from trimwheel_local import binaries
 from trimwheel_local.cluster import Cluster
 
 RBAC = "rbac.authorization.k8s.io"
@@ -104,7 +106,10 @@ def bring_up(options: Options, places: Places, teller: Teller, report: Report) -
     memory = MemoryWatch(_embedded(places).layout.record, load.Folder(places.load))
     memory.start()
     cluster = _existing(options, places) if options.kubeconfig else _embedded(places)
-    cluster.up()
+    if isinstance(cluster, ExistingCluster):
+        cluster.up()
+    else:
+        cluster.up(wanted=needed_binaries(binaries.all_names()))
     teller.good(f"API server at {_server(cluster)}")
     values = _values(cluster, places, options)
     with ThreadPoolExecutor(max_workers=2) as pool:

@@ -38,6 +38,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format=_FORMAT, datefmt="%H:%M:%S")
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
+    # It warns of each retry; an outage is told once, by whoever lives through it.
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
 
 @main.command()

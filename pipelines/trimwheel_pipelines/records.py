@@ -129,10 +129,12 @@ class RecordReader:
         """
         system, folder = self._open()
         folder = f"{folder}/{subfolder}".rstrip("/")
-        with answering(self.root):
-            if not system.exists(folder):
-                return []
-            names = [entry["name"] for entry in system.ls(folder, detail=True)]
+        try:
+            # Not `exists` first: it says of a broken mount what it says of a folder to come.
+            with answering(self.root):
+                names = [entry["name"] for entry in system.ls(folder, detail=True)]
+        except FileNotFoundError:
+            return []  # no worker has written yet
         return sorted(filter(None, map(_segment, names)), key=lambda s: (s.started, s.path))
 
     def read_new(self, since: float = 0.0, limit: int | None = None) -> AuditRecords:

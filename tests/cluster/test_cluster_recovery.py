@@ -108,6 +108,20 @@ def test_a_container_that_dies_while_the_node_is_away_is_noticed(
     eventually(lambda: pid_of(root, "orphan") != before, "another process")
 
 
+def test_a_pod_that_was_called_unready_while_its_node_was_silent_is_ready_again(
+    second: Cluster, root: Clients
+) -> None:
+    """The controllers do so after 40 seconds without a heartbeat; a Service then has no targets."""
+    root.core.create_namespaced_pod("default", pod("server", SCRIPT))
+    pid_of(root, "server")
+    eventually(lambda: _is_ready(root, "server"), "a ready pod")
+    unready = {"type": "Ready", "status": "False", "reason": "NodeNotReady"}
+    body = {"status": {"conditions": [unready]}}
+    changed = root.core.patch_namespaced_pod_status("server", "default", body)
+    assert any(one.reason == "NodeNotReady" for one in changed.status.conditions)
+    eventually(lambda: _is_ready(root, "server"), "the node's own word counts")
+
+
 def test_down_and_up_keep_objects_and_end_processes(second: Cluster, root: Clients) -> None:
     spec = {"restartPolicy": "Always"}
     root.core.create_namespaced_pod("default", pod("kept", SCRIPT, spec=spec))
@@ -123,6 +137,11 @@ def test_up_on_a_running_cluster_adopts_it(second: Cluster) -> None:
     before = second.status()["components"]
     second.up()
     assert second.status()["components"] == before
+
+
+def _is_ready(root: Clients, name: str) -> bool:
+    conditions = root.core.read_namespaced_pod(name, "default").status.conditions or []
+    return any(one.type == "Ready" and one.status == "True" for one in conditions)
 
 
 def _alive(pid: int) -> bool:

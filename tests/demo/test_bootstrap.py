@@ -101,6 +101,21 @@ def test_options_that_cannot_work_are_told_with_all_other_problems(
 
 
 @pytest.mark.parametrize(
+    ("given", "spared"),
+    [
+        ({}, set()),
+        ({"TRIMWHEEL_USE_PROMETHEUS": "http://p:9090"}, {"prometheus", "promtool"}),
+        ({"TRIMWHEEL_USE_KUBECONFIG": "/k"}, {"kube-apiserver", "etcd", "prometheus", "promtool"}),
+    ],
+)
+def test_what_a_service_of_ones_own_stands_in_for_is_not_built(
+    given: dict[str, str], spared: set[str]
+) -> None:
+    everything = frozenset({"kube-apiserver", "etcd", "kubectl", "helm", "prometheus", "promtool"})
+    assert bootstrap.needed_binaries(everything, given) == everything - spared
+
+
+@pytest.mark.parametrize(
     ("says", "fine"),
     [
         ("go version go1.19.8 linux/amd64", False),

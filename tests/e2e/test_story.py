@@ -7,68 +7,20 @@ and fails on anything else. Every claim of the report is read again from the liv
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from played import Story
 
-from trimwheel_demo.load import Folder, stop
-from trimwheel_demo.places import Places
 from trimwheel_demo.report import SCHEMA
-from trimwheel_local.cluster import Cluster
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
-STORY_SECONDS = 1200
 ALL_STAGES = (
     "environment", "train", "serve", "load", "bootstrap", "control", "drift", "tuning", "rollout",
     "after", "harm",
 )  # fmt: skip
-
-
-class Story:
-    """What a played story left behind."""
-
-    def __init__(self, report: dict[str, Any], code: int, output: str, env: dict[str, str]) -> None:
-        self.report = report
-        self.code = code
-        self.output = output
-        self.env = env
-
-    @property
-    def kept_full_depth(self) -> bool:
-        return str(self.report["exit_reason"]).startswith("kept full depth")
-
-    def stage(self, name: str) -> dict[str, Any]:
-        return next(row for row in self.report["stages"] if row["name"] == name)
-
-
-@pytest.fixture(scope="module")
-def story(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
-    """Play once on the run's cluster."""
-    layout = cluster.layout
-    path = tmp_path_factory.mktemp("story") / "report.json"
-    env = os.environ | {
-        "TRIMWHEEL_STATE": str(layout.state),
-        "TRIMWHEEL_INDEX": str(layout.index),
-        "DETACH": "1",
-        "REPORT": str(path),
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", "trimwheel_demo", "play"],
-        env=env, capture_output=True, text=True, timeout=STORY_SECONDS,
-    )  # fmt: skip
-    output = done.stdout + done.stderr
-    sys.stdout.write(output)
-    assert path.exists(), f"no report was written:\n{output[-4000:]}"
-    session = Places(layout.state, layout.index).session
-    found = json.loads(session.read_text()) if session.exists() else {}
-    reach = env | found | {"PATH": os.pathsep.join([found.get("PATH", ""), os.environ["PATH"]])}
-    yield Story(json.loads(path.read_text()), done.returncode, output, reach)
-    stop(Folder(Places(layout.state, layout.index).load))
 
 
 def test_the_story_ends_honestly(story: Story) -> None:

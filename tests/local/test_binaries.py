@@ -73,6 +73,15 @@ def test_what_is_missing_is_built_once_into_a_folder_named_by_its_pins(
     assert binaries.ensure().paths == found.paths
 
 
+def test_only_what_is_wanted_is_built(
+    empty: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fake_go(tmp_path / "bin", "go1.26.8")
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
+    wanted = frozenset({"kubectl", "helm"})
+    assert binaries.ensure(wanted=wanted).paths.keys() == wanted
+
+
 @pytest.mark.parametrize(
     ("version", "toolchain", "accepted"),
     [

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from trimwheel_api.errors import Unavailable
 from trimwheel_api.records import COLUMNS, segment_folder, segment_name
 from trimwheel_pipelines.records import SCHEMA, RecordReader
 from trimwheel_pipelines.retention import forget, purge
@@ -166,3 +167,11 @@ def test_forgetting_a_tenant_removes_its_records_and_says_so_in_the_count(store:
     assert untouched.exists()
     assert len(watching.read_new()) == 0, "a rewritten segment is not news"
     assert forget(store.reader(), "a") == 0
+
+
+def test_a_store_that_is_no_folder_any_more_is_away_and_not_empty(tmp_path: Path) -> None:
+    root = tmp_path / "records"
+    assert RecordReader(str(root), "shop", "intent").segments() == [], "nobody has written yet"
+    root.write_text("in the place of the folder")
+    with pytest.raises(Unavailable, match="record store"):
+        RecordReader(str(root), "shop", "intent").segments()

@@ -26,13 +26,15 @@ GONE = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)
 
 
 class Reporter:
-    """Writes the status of one pod; equal statuses are written once."""
+    """Writes the status of one pod; equal statuses are written once, unless somebody else changed
+    it: the controllers call the pods of a node that was silent unready."""
 
     def __init__(self, api: ApiClient, worker: PodWorker) -> None:
         self._api = api
         self._worker = worker
         self._dirty = asyncio.Event()
         self._sent: Object | None = None
+        self._version = 0
         self._started = ""
         self._dirty.set()
 
@@ -61,11 +63,20 @@ class Reporter:
 
     async def _send(self) -> None:
         status = self._status()
-        if status == self._sent:
+        if status == self._sent and not self._overwritten():
             return
         uid = self._worker.pod["metadata"]["uid"]
-        await self._insist("PATCH", {"metadata": {"uid": uid}, "status": status})
+        written = await self._insist("PATCH", {"metadata": {"uid": uid}, "status": status})
+        self._version = _version(written) if written else self._version
         self._sent = status
+
+    def _overwritten(self) -> bool:
+        """Whether the watch tells, of later than our last write, a condition that is not ours."""
+        pod = self._worker.pod
+        if not self._sent or _version(pod) <= self._version:
+            return False
+        told = {one["type"]: one["status"] for one in pod.get("status", {}).get("conditions", [])}
+        return any(told.get(one["type"]) != one["status"] for one in self._sent["conditions"])
 
     def _status(self) -> Object:
         worker = self._worker
@@ -86,26 +97,29 @@ class Reporter:
             "hostIPs": [{"ip": "127.0.0.1"}, REPLACE],
         }
 
-    async def _insist(self, method: str, body: Object) -> None:
-        """Again and again until it is done, or the pod is gone."""
+    async def _insist(self, method: str, body: Object) -> Object | None:
+        """Again and again until it is done, or the pod is gone: then None."""
         metadata = self._worker.pod["metadata"]
         path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}"
         delay = FIRST_RETRY
         while True:
             try:
                 if method == "PATCH":
-                    await self._api.patch(f"{path}/status", body)
-                else:
-                    await self._api.delete(path, body)
-                return
+                    return await self._api.patch(f"{path}/status", body)
+                return await self._api.delete(path, body)
             except ApiError as error:
                 if error.status in GONE:
-                    return
+                    return None
                 log.warning("%s of pod %s: %s", method, metadata["name"], error)
             except (aiohttp.ClientError, TimeoutError) as error:
                 log.info("%s of pod %s: %r; trying again", method, metadata["name"], error)
             await asyncio.sleep(delay)
             delay = min(2 * delay, LAST_RETRY)
+
+
+def _version(item: Object) -> int:
+    """resourceVersions are numbers that grow."""
+    return int(item["metadata"]["resourceVersion"])
 
 
 def _merged(known: list[Object], sent: list[Object]) -> list[Object]:

@@ -21,7 +21,7 @@ from trimwheel_workers.records.segments import Record, deliver, to_parquet
 
 _LOG = logging.getLogger(__name__)
 _FIRST_RETRY = 0.5
-_LAST_RETRY = 30.0
+_LAST_RETRY = 10.0
 _TIME = [column.name for column in COLUMNS].index("time")
 
 
