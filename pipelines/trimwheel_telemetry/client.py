@@ -154,7 +154,8 @@ class Prometheus:
         self._connect.close()
 
     def _limits(self, params: dict[str, str]) -> dict[str, str]:
-        return {**params, "timeout": f"{self.timeout:g}s"}
+        # Whole milliseconds: Prometheus refuses durations with a fraction.
+        return {**params, "timeout": f"{round(self.timeout * 1000)}ms"}
 
     def _ask(self, call: Any) -> list[Any] | Unreachable:
         """Run one query of the library; every way of getting no data becomes `Unreachable`."""

@@ -117,7 +117,13 @@ def test_long_queries_travel_in_the_body_with_a_server_side_timeout(server: Fake
     path, form = server.asked[0]
     assert path == "/api/v1/query"
     assert form["query"] == f"{selector}[60000ms]"
-    assert form["timeout"] == "2s"
+    assert form["timeout"] == "2000ms"
+
+
+def test_a_timeout_of_a_fraction_is_a_duration_that_prometheus_reads(server: FakeServer) -> None:
+    connect(server, timeout=2.5).instant("up")
+    [(_, form)] = server.asked
+    assert form["timeout"] == "2500ms", "it refuses 2.5s"
 
 
 def test_long_raw_windows_are_cut_and_joined_without_doubling(server: FakeServer) -> None:
