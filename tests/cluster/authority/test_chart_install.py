@@ -23,7 +23,7 @@ Helm = Callable[..., str]
 Install = Callable[..., None]
 SHAPES = ("defaults", "embedded", "full")
 FOREIGN = ("PodMonitor", "PrometheusRule")
-"""Kinds of the Prometheus operator: its CRDs are not on this API server."""
+"""Kinds of the Prometheus operator, whose CRDs are not on this API server: test_chart_monitors."""
 
 
 def rendered(helm: Helm, chart: Path, shape: str, *more: str) -> list[dict[str, Any]]:
