@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from tests.e2e.played import Story, play
 
 from trimwheel_demo.load import Folder, stop
 from trimwheel_local.cluster import Cluster
 from trimwheel_local.testing import admin, as_user, cluster, namespace
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from played import Story, play
 
 __all__ = ["admin", "as_user", "cluster", "namespace", "story"]
 

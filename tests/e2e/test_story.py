@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from played import Story
+from tests.e2e.played import Story
 
 from trimwheel_demo.report import SCHEMA
 

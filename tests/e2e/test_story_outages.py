@@ -25,7 +25,7 @@ import httpx
 import numpy as np
 import psutil
 import pytest
-from played import Story
+from tests.e2e.played import Story
 
 from trimwheel_api import names
 from trimwheel_api.metrics import AUDITS, RECORDS_DROPPED

@@ -95,7 +95,7 @@ def postgresql_url(postgresql: PostgreSQL) -> str:
     return postgresql.address(name)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The address of an empty database of either kind."""
     if request.param == "sqlite":
@@ -161,12 +161,14 @@ def test_the_database_itself_refuses_to_change_history(url: str, statement: str)
     assert [entry.actor for entry in ledger.entries()] == ["ann"]
 
 
+@pytest.mark.slow
 def test_postgresql_refuses_to_empty_the_table_at_once(postgresql_url: str) -> None:
     Ledger(postgresql_url).append([_event()])
     with pytest.raises(DBAPIError, match="append-only: TRUNCATE is refused"):
         execute(postgresql_url, "TRUNCATE ledger")
 
 
+@pytest.mark.slow
 def test_a_server_that_goes_away_and_returns_is_written_to_again(
     postgresql: PostgreSQL, postgresql_url: str
 ) -> None:
@@ -182,6 +184,7 @@ def test_a_server_that_goes_away_and_returns_is_written_to_again(
     assert ledger.verify() is None
 
 
+@pytest.mark.slow
 def test_a_plain_address_of_postgresql_means_the_driver_that_comes_with_us(
     postgresql_url: str,
 ) -> None:
