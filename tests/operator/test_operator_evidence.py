@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from datetime import timedelta
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -11,7 +14,9 @@ from tests.operator.world import START
 
 from trimwheel_api import metrics as table
 from trimwheel_api import names
+from trimwheel_operator.app import assemble
 from trimwheel_operator.evidence import EvidenceReader
+from trimwheel_operator.settings import Settings
 from trimwheel_telemetry.answers import Answer, Empty, Ok, Partial, Series, Unreachable
 
 
@@ -62,6 +67,21 @@ def counters(rollout: Any, disagreements: float) -> dict[str, list[Series]]:
         table.REQUESTS.name: [line(3000, arm=a, exit="1", code="200") for a, _ in arms],
         table.DEVICE_SECONDS.name: [line(6, arm=a) for a, _ in arms],
     }
+
+
+def test_a_prometheus_that_hangs_does_not_hold_a_pass_until_the_lease_runs_out(
+    started: Any,
+) -> None:
+    """The pass that asks for evidence also renews the canary: here within 10 seconds."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        app = assemble(Mock(), Settings(prometheus_url=address, scrape_interval=1.0))
+        reader = app.reconciler._gatherer.evidence
+        began = time.monotonic()
+        found = reader.read(started, workers=2, now=START + timedelta(seconds=60))
+        assert time.monotonic() - began < 10 / 3
+    assert found is not None
+    assert {guard.verdict for guard in found.guards} == {names.VERDICT_NOT_ENOUGH}
 
 
 @pytest.mark.parametrize(("disagreements", "verdict"), [(0, "Pass"), (300, "Fail")])
