@@ -147,5 +147,7 @@ class _Front(_Side):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         assert self.transport is not None, "set just now"
-        self.transport.pause_reading()
+        # In the loop's next turn, before it reads: Python 3.11.2, Debian 12's own, starts to read
+        # after this call whatever is asked in it, and what comes too early would be lost.
+        asyncio.get_running_loop().call_soon(self.transport.pause_reading)
         self._forwarder.connect(self)
