@@ -9,6 +9,7 @@ policies answer. Inputs are kept only under `audits.inputs: sampled`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Literal
 
 SCHEMA_VERSION = 1
@@ -64,6 +65,14 @@ TENANT_HEADER = "x-tenant-id"
 def segment_folder(root: str, namespace: str, model: str) -> str:
     """Folder of a model's segments below the records address."""
     return f"{root.rstrip('/')}/{namespace}/{model}"
+
+
+def segment_day(started: float) -> str:
+    """Folder of a segment below its model's: the UTC day of its first record.
+
+    A month of segments is too much to list every few seconds.
+    """
+    return datetime.fromtimestamp(started, UTC).strftime("%Y-%m-%d")
 
 
 def segment_name(pod: str, started: float, sequence: int, records: int, lost: int) -> str:

@@ -150,10 +150,12 @@ class Loop:
         found: dict[str, Any] = {}
 
         def read() -> None:
-            found["audits"] = sum(segment.count for segment in watched.reader.segments())
+            days = watched.reader.files.days()
+            found["audits"] = sum(day.audits for day in days)
             if watched.since is not None:
                 corrupt = watched.reader.corrupt
-                watched.audits.add(watched.reader.read_new(watched.since - SLACK, SEGMENTS_A_PASS))
+                since = watched.since - SLACK
+                watched.audits.add(watched.reader.read_new(since, SEGMENTS_A_PASS, days))
                 for _ in range(watched.reader.corrupt - corrupt):
                     self.exposed.of(metrics.LOOP_ERRORS, "corrupt segment").inc()
 

@@ -1,52 +1,37 @@
 """Reads the audit records that workers write, as columns in memory.
 
 Called by the watch loop (everything new, every few seconds) and by a TuningRun (a stretch of time).
-A reader remembers which segments it has read, so a pass costs one listing and the new files. What
-cannot be read is moved to `quarantine/` and counted: one bad file never stops the loop, and it is
-never silently left out, because its records count as lost.
+A reader remembers which segments it has read, so a pass costs a short listing and the new files.
+What cannot be read is moved to `quarantine/` and counted: one bad file never stops the loop, and it
+is never silently left out, because its records count as lost.
 
-Leaves out what the columns mean (`trimwheel_api.records`) and which records a question may use
-(`samples`, `certificate`). Deletion by age and by tenant is `retention`.
+Leaves out which files there are (`segment_files`), what the columns mean (`trimwheel_api.records`)
+and which records a question may use (`watch`, `audit_window`). Deletion is `retention`.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-import fsspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trimwheel_api.errors import SpecInvalid, Unavailable
-from trimwheel_api.records import parse_segment_name, segment_folder
+from trimwheel_api.errors import Unavailable
+from trimwheel_pipelines.segment_files import (
+    QUARANTINE,
+    Day,
+    Segment,
+    SegmentFiles,
+    answering,
+)
 from trimwheel_workers.records.segments import SCHEMA
 
 log = logging.getLogger(__name__)
-
-QUARANTINE = "quarantine"
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """One file of a model's records, by what its name says."""
-
-    path: str
-    started: float
-    pod: str
-    sequence: int
-    count: int
-    lost: int
-
-    @property
-    def key(self) -> tuple[float, str, int]:
-        """What stays when records of a tenant are deleted from it."""
-        return self.started, self.pod, self.sequence
 
 
 @dataclass(frozen=True)
@@ -120,32 +105,40 @@ class RecordReader:
     seen: set[tuple[float, str, int]] = field(default_factory=set)
     remembers: bool = False
     """Keep what was decoded: for a reader that asks for the same stretch again and again."""
+    files: SegmentFiles = field(init=False)
     _decoded: dict[str, tuple[pa.Table, int]] = field(default_factory=dict)
 
-    def segments(self, subfolder: str = "") -> list[Segment]:
-        """All segments there are, oldest first; files of other names are not ours.
+    def __post_init__(self) -> None:
+        self.files = SegmentFiles(self.root, self.namespace, self.model)
+
+    def segments(self, since: float = 0.0, until: float = np.inf) -> list[Segment]:
+        """Segments that started in [since, until), oldest first.
 
         Raises Unavailable when the store does not answer.
         """
-        system, folder = self._open()
-        folder = f"{folder}/{subfolder}".rstrip("/")
-        try:
-            # Not `exists` first: it says of a broken mount what it says of a folder to come.
-            with answering(self.root):
-                names = [entry["name"] for entry in system.ls(folder, detail=True)]
-        except FileNotFoundError:
-            return []  # no worker has written yet
-        return sorted(filter(None, map(_segment, names)), key=lambda s: (s.started, s.path))
+        days = self.files.days(since)
+        found = [s for day in days for s in day.segments if since <= s.started < until]
+        return sorted(found, key=lambda s: (s.started, s.path))
 
-    def read_new(self, since: float = 0.0, limit: int | None = None) -> AuditRecords:
+    def read_new(
+        self, since: float = 0.0, limit: int | None = None, listed: Sequence[Day] | None = None
+    ) -> AuditRecords:
         """What arrived since the last call, of segments that started at `since` or later.
 
-        At most `limit` segments, oldest first: a long history is read over several calls.
+        At most `limit` segments, oldest first: a long history is read over several calls. `listed`
+        is what `files.days` just answered, where the caller has asked. `since` is the same in every
+        call.
         """
-        fresh = [s for s in self.segments() if s.key not in self.seen and s.started >= since]
-        fresh = fresh[:limit]
+        days = [day for day in listed or self.files.days(since) if not day.read_whole]
+        unread = [
+            s for day in days for s in day.segments if s.key not in self.seen and s.started >= since
+        ]
+        fresh = sorted(unread, key=lambda s: (s.started, s.path))[:limit]
         records = self._read(fresh)
         self.seen.update(segment.key for segment in fresh)
+        if len(fresh) == len(unread):
+            for day in days:
+                day.read_whole = True
         return records
 
     def read(self, since: float, until: float = np.inf, slack: float = 3600.0) -> AuditRecords:
@@ -155,7 +148,7 @@ class RecordReader:
         `since` is opened too. `lost` sums over the segments that hold a record of that time, and
         counts everything in those that were set aside.
         """
-        near = [s for s in self.segments() if since - slack <= s.started < until]
+        near = self.segments(since - slack, until)
         parts, lost = [], 0
         for segment in near:
             table, gone = self.table_of(segment)
@@ -165,9 +158,9 @@ class RecordReader:
             if inside.any() or (not len(table) and segment.started >= since):
                 lost += gone
                 parts.append(table.filter(pa.array(inside)))
-        aside = [s for s in self.segments(QUARANTINE) if since <= s.started < until]
-        gone_before = {s.path for s in near}
-        lost += sum(s.count + s.lost for s in aside if _home(s.path) not in gone_before)
+        aside = [s for s in self.files.aside() if since <= s.started < until]
+        counted = {s.key for s in near}
+        lost += sum(s.count + s.lost for s in aside if s.key not in counted)
         return _joined(parts, lost)
 
     def read_last(self, count: int, before: float) -> AuditRecords:
@@ -176,10 +169,12 @@ class RecordReader:
         Reads the newest segments whose names promise that many, so history stays unread.
         """
         chosen: list[Segment] = []
-        for segment in reversed([s for s in self.segments() if s.started < before]):
+        promised = 0
+        for segment in reversed(self.segments(until=before)):
             chosen.append(segment)
+            promised += segment.count
             # Twice as many: the newest reach beyond `before`, others may be of a former model.
-            if sum(one.count for one in chosen) >= 2 * count:
+            if promised >= 2 * count:
                 break
         found = self._read(chosen)
         return found.where(found.column("time") < before)
@@ -198,12 +193,13 @@ class RecordReader:
         return found
 
     def _decode(self, segment: Segment) -> tuple[pa.Table, int]:
-        system, _ = self._open()
+        system, _ = self.files.open()
         try:
             with answering(self.root), system.open(segment.path, "rb") as stream:
                 data = stream.read()
         except FileNotFoundError:
             # Retention, or another reader's quarantine, was faster; the name still says how many.
+            self.files.forget()
             return SCHEMA.empty_table(), segment.count + segment.lost
         try:
             table = pq.read_table(pa.BufferReader(data)).select(SCHEMA.names).cast(SCHEMA)
@@ -215,7 +211,7 @@ class RecordReader:
         return table, segment.lost + short
 
     def _set_aside(self, segment: Segment, error: Exception) -> None:
-        system, folder = self._open()
+        system, folder = self.files.open()
         target = f"{folder}/{QUARANTINE}/{segment.path.rsplit('/', 1)[-1]}"
         log.warning("Segment %s cannot be read (%s). Moved to %s.", segment.path, error, target)
         self.corrupt += 1
@@ -226,47 +222,6 @@ class RecordReader:
                 system.mv(segment.path, target)
         except (FileNotFoundError, Unavailable) as problem:
             log.warning("Segment %s could not be moved: %s", segment.path, problem)
-
-    def _open(self) -> tuple[Any, str]:
-        try:
-            system, folder = fsspec.url_to_fs(segment_folder(self.root, self.namespace, self.model))
-        except (ImportError, ValueError) as error:
-            raise SpecInvalid(
-                "records.uri", f"must be an fsspec address that can be opened ({error})", self.root
-            ) from error
-        except OSError as error:
-            raise Unavailable(f"record store {self.root}: {error}") from error
-        # Object stores cache listings; a reader that polls must not.
-        system.invalidate_cache()
-        return system, str(folder)
-
-
-@contextmanager
-def answering(root: str) -> Iterator[None]:
-    """Whatever a store raises is Unavailable, except that a file is not there.
-
-    Every store has errors of its own, and not all of them are OSErrors: those of S3's client that
-    mean "no connection" are not.
-    """
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    except Exception as error:
-        raise Unavailable(f"record store {root}: {type(error).__name__}: {error}") from error
-
-
-def _home(path: str) -> str:
-    """Where a segment in quarantine lay before."""
-    folder, name = path.rsplit("/", 1)
-    return f"{folder.removesuffix('/' + QUARANTINE)}/{name}"
-
-
-def _segment(path: str) -> Segment | None:
-    try:
-        return Segment(path, *parse_segment_name(path))
-    except ValueError:
-        return None
 
 
 def _joined(parts: list[pa.Table], lost: int) -> AuditRecords:

@@ -11,28 +11,32 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from trimwheel_api.records import segment_folder, segment_name
-from trimwheel_pipelines.records import QUARANTINE, RecordReader, Segment, answering
+from trimwheel_api.errors import Unavailable
+from trimwheel_api.records import segment_name
+from trimwheel_pipelines.records import RecordReader
+from trimwheel_pipelines.segment_files import Segment, answering
 
 log = logging.getLogger(__name__)
 
 
 def purge(reader: RecordReader, before: float) -> int:
     """Delete segments that started before a Unix time, set-aside ones too; returns how many."""
-    system, _ = fsspec.url_to_fs(segment_folder(reader.root, reader.namespace, reader.model))
-    old = [
-        segment
-        for folder in ("", QUARANTINE)
-        for segment in reader.segments(folder)
-        if segment.started < before
-    ]
+    system, _ = reader.files.open()
+    days = reader.files.days()
+    aside = reader.files.aside()
+    old = [one for files in (aside, *(day.files for day in days)) for one in files
+           if one.started < before]  # fmt: skip
     for segment in old:
         _delete(system, segment.path)
+    for day in days[1:]:
+        if all(segment.started < before for segment in day.files):
+            _remove_folder(system, day.folder)
+    if old:
+        reader.files.forget()
     return len(old)
 
 
@@ -41,10 +45,14 @@ def forget(reader: RecordReader, tenant: str) -> int:
 
     Segments in quarantine cannot be searched for a tenant, so they are deleted whole.
     """
-    system, _ = fsspec.url_to_fs(segment_folder(reader.root, reader.namespace, reader.model))
-    for segment in reader.segments(QUARANTINE):
+    system, _ = reader.files.open()
+    # What an earlier call replaced and could not delete any more may hold the tenant's records.
+    replaced = [one for day in reader.files.days() for one in day.superseded]
+    for segment in (*reader.files.aside(), *replaced):
         _delete(system, segment.path)
-    return sum(_rewrite(system, reader, segment, tenant) for segment in reader.segments())
+    gone = sum(_rewrite(system, reader, segment, tenant) for segment in reader.segments())
+    reader.files.forget()
+    return gone
 
 
 def _rewrite(system: Any, reader: RecordReader, segment: Segment, tenant: str) -> int:
@@ -66,6 +74,15 @@ def _rewrite(system: Any, reader: RecordReader, segment: Segment, tenant: str) -
     _delete(system, segment.path)
     log.info("Removed %d records of a tenant from %s.", gone, segment.path)
     return gone
+
+
+def _remove_folder(system: Any, folder: str) -> None:
+    """An empty day; object stores know no empty folders, and a new segment keeps its own."""
+    try:
+        with answering(folder):
+            system.rmdir(folder)
+    except (FileNotFoundError, Unavailable) as error:
+        log.debug("%s stays: %s", folder, error)
 
 
 def _delete(system: Any, path: str) -> None:

@@ -227,9 +227,9 @@ def test_services_that_are_away_cost_their_own_part_only(
     assert len(told) == 1, "an outage is told once"
     loop.prometheus = None
     [watched] = loop._watched.values()
-    watched.reader.root = "ftp://127.0.0.1:9"
+    watched.reader.files.root = "ftp://127.0.0.1:9"
     loop.once()
-    watched.reader.root = stage.traffic.root
+    watched.reader.files.root = stage.traffic.root
     assert value(loop, metrics.LOOP_ERRORS, reason="record store") == 1.0
     loop.once()
     assert value(loop, metrics.LOOP_ERRORS, reason="record store") == 1.0

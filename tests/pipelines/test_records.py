@@ -9,9 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from trimwheel_api.errors import Unavailable
-from trimwheel_api.records import COLUMNS, segment_folder, segment_name
+from trimwheel_api.records import COLUMNS, segment_day, segment_folder, segment_name
+from trimwheel_pipelines import retention
 from trimwheel_pipelines.records import SCHEMA, RecordReader
 from trimwheel_pipelines.retention import forget, purge
 
@@ -41,7 +43,9 @@ class Store:
     def write(self, table: pa.Table, *, lost: int = 0, started: float | None = None) -> Path:
         self.sequence += 1
         first = float(table["time"][0].as_py()) if started is None else started
-        path = self.folder / segment_name("pod-a-1", first, self.sequence, len(table), lost)
+        name = segment_name("pod-a-1", first, self.sequence, len(table), lost)
+        path = self.folder / segment_day(first) / name
+        path.parent.mkdir(exist_ok=True)
         pq.write_table(table, path)
         return path
 
@@ -144,6 +148,47 @@ def test_inputs_are_there_only_when_every_record_kept_its_own(store: Store) -> N
     assert store.reader().read_new().texts is None
 
 
+def test_files_beside_the_day_folders_are_read_as_well(store: Store) -> None:
+    path = store.write(rows([10.0]))
+    path.rename(store.folder / path.name)
+    store.write(rows([20.0]))
+    assert store.reader().read_new().column("time").tolist() == [10.0, 20.0]
+
+
+def test_old_days_are_listed_now_and_then_the_newest_ones_always(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for day in range(6):
+        store.write(rows([day * 86_400.0 + 5.0]))
+    now, listed = 0.0, []
+    whole = LocalFileSystem.ls
+
+    def noted(self: LocalFileSystem, path: str, **how: Any) -> Any:
+        listed.append(Path(path).name)
+        return whole(self, path, **how)
+
+    monkeypatch.setattr(LocalFileSystem, "ls", noted)
+    reader = store.reader()
+    reader.files.clock = lambda: now
+    assert len(reader.read_new()) == 6
+    listed.clear()
+    store.write(rows([86_400.0 * 4 + 6.0]))
+    late = store.write(rows([6.0]))
+    assert reader.read_new().column("time").tolist() == [86_400.0 * 4 + 6.0]
+    assert listed == ["intent", "1970-01-05", "1970-01-06"]
+    now = 601.0
+    assert reader.read_new().column("time").tolist() == [6.0], "delivered late, found late"
+    assert late.exists()
+
+
+def test_a_stretch_of_time_lists_its_own_days(store: Store) -> None:
+    for day in range(4):
+        store.write(rows([day * 86_400.0 + 5.0]))
+    reader = store.reader()
+    assert reader.read(3 * 86_400.0).column("time").tolist() == [3 * 86_400.0 + 5.0]
+    assert len(reader.files._days) == 2, "an hour before it, a segment may have begun"
+
+
 def test_retention_deletes_by_age_and_quarantine_too(store: Store) -> None:
     store.write(rows([10.0]))
     bad = store.write(rows([11.0]))
@@ -153,6 +198,29 @@ def test_retention_deletes_by_age_and_quarantine_too(store: Store) -> None:
     reader.read_new()
     assert purge(reader, before=50.0) == 2
     assert store.reader().read(0.0).column("time").tolist() == [100.0]
+    store.write(rows([86_400.0 * 3]))
+    assert purge(reader, before=86_400.0) == 1
+    assert {path.name for path in store.folder.iterdir()} == {"quarantine", "1970-01-04"}
+
+
+def test_a_deletion_that_stopped_half_way_doubles_no_audit_and_is_finished_later(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = store.write(rows([10.0, 11.0, 12.0], tenant=["a", "b", None]), lost=1)
+
+    def away(*_: object) -> None:
+        raise Unavailable("the store went away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(retention, "_delete", away)
+        with pytest.raises(Unavailable):
+            forget(store.reader(), "a")
+    assert original.exists(), "the file that was replaced is still there"
+    found = store.reader().read(0.0)
+    assert found.column("time").tolist() == [11.0, 12.0] and found.lost == 2
+    forget(store.reader(), "a")
+    assert not original.exists()
+    assert store.reader().read_new().column("time").tolist() == [11.0, 12.0]
 
 
 def test_forgetting_a_tenant_removes_its_records_and_says_so_in_the_count(store: Store) -> None:

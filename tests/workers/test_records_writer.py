@@ -58,12 +58,13 @@ class Store:
         self.dropped += 1
 
     def names(self) -> list[str]:
-        return sorted(path.name for path in self.folder.glob("*.parquet"))
+        return [path.name for path in self.paths()]
 
     def rows(self) -> list[dict[str, Any]]:
-        return [
-            row for name in self.names() for row in pq.read_table(self.folder / name).to_pylist()
-        ]
+        return [row for path in self.paths() for row in pq.read_table(path).to_pylist()]
+
+    def paths(self) -> list[Path]:
+        return sorted(self.folder.rglob("*.parquet"))
 
 
 def test_a_segment_has_the_columns_of_the_contract(tmp_path: Path) -> None:
@@ -93,6 +94,7 @@ def test_records_are_stored_by_age(tmp_path: Path) -> None:
     store.writer.put(record(1))
     eventually(lambda: store.written == 1)
     assert parse_segment_name(store.names()[0])[0] == 1001.0, "named by its first record's time"
+    assert store.paths()[0].parent.name == "1970-01-01", "below its day"
     store.writer.close(1.0)
 
 

@@ -147,12 +147,12 @@ async def test_a_drain_answers_what_is_in_flight_and_stores_every_record(
     assert await stopping == 0, worker.log()
     answered = [body for status, _, body in ended if status == 200]
     assert len(answered) == 60, worker.log()
-    rows = [row for path in worker.records.glob("*.parquet") for row in
+    rows = [row for path in worker.records.rglob("*.parquet") for row in
             pq.read_table(path).to_pylist()]  # fmt: skip
     assert len(rows) == len(answered)
     assert {row["text"] for row in rows} == {"import os"}
     assert all(row["u"] < row["propensity"] == 1.0 for row in rows)
-    assert sum(parse_segment_name(p.name)[4] for p in worker.records.glob("*.parquet")) == 0
+    assert sum(parse_segment_name(p.name)[4] for p in worker.records.rglob("*.parquet")) == 0
 
 
 def test_parity_holds_and_every_record_can_be_replayed(start_worker: Start, make: Any) -> None:
@@ -174,7 +174,7 @@ def test_parity_holds_and_every_record_can_be_replayed(start_worker: Start, make
     for arm in ("stable", "candidate"):
         found = worker.metric("trimwheel_guard_trials_total", guard="disagreement", arm=arm)
         assert found == 20, "every audit judges both, once a session"
-    rows = [row for path in worker.records.glob("*.parquet") for row in
+    rows = [row for path in worker.records.rglob("*.parquet") for row in
             pq.read_table(path).to_pylist()]  # fmt: skip
     thresholds = [0.6, 0.55, 0.5]
     for row in rows:

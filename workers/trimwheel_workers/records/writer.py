@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from trimwheel_api.errors import Unavailable
-from trimwheel_api.records import COLUMNS, segment_name
+from trimwheel_api.records import COLUMNS, segment_day, segment_name
 from trimwheel_workers.records.segments import Record, deliver, to_parquet
 
 _LOG = logging.getLogger(__name__)
@@ -43,6 +43,7 @@ class WriterSettings:
 
 @dataclass(slots=True)
 class _Segment:
+    folder: str
     name: str
     data: bytes
     records: int
@@ -192,12 +193,13 @@ class RecordWriter:
         name = segment_name(
             self._settings.pod, started, self._sequence, len(done.records), done.lost
         )
-        self._segments.append(_Segment(name, to_parquet(done.records), len(done.records)))
+        folder = f"{self._settings.folder}/{segment_day(started)}"
+        self._segments.append(_Segment(folder, name, to_parquet(done.records), len(done.records)))
 
     def _deliver(self) -> bool:
         segment = self._segments[0]
         try:
-            deliver(self._settings.folder, segment.name, segment.data)
+            deliver(segment.folder, segment.name, segment.data)
         except Unavailable as error:
             _LOG.warning("%s; %d records wait", error, self.backlog)
             return False
