@@ -7,7 +7,7 @@ gives the same verdict. Leaves out what is done about a verdict (`decisions`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -29,8 +29,6 @@ from trimwheel_pipelines.drift import (
 from trimwheel_pipelines.records import AuditRecords
 from trimwheel_pipelines.tuning_plan import instant, timestamp
 
-Floats = npt.NDArray[np.float64]
-
 FIRST_EXIT_SCORE = "first-exit score"
 SHORT_BLOCK = 60.0
 FEW_SCRAPES = 4
@@ -39,41 +37,46 @@ CONFIDENCE_DIGITS = 6
 VALUE_DIGITS = 6
 
 
-@dataclass
-class AuditLog:
-    """Audits of one model under the policy that is stable now, oldest first within a batch."""
+_COLUMNS = np.dtype(
+    [("time", np.float64), ("wrong", np.bool_), ("session", np.int64), ("score", np.float64)]
+)
+_LEAST_ROOM = 1024
 
-    digest: str
-    _batches: list[tuple[Floats, npt.NDArray[np.bool_], npt.NDArray[np.int64], Floats]] = field(
-        default_factory=list
-    )
-    _sessions: dict[str, int] = field(default_factory=dict)
-    """Sessions by the order in which they were met: numbers sort and compare faster than text."""
+
+class AuditLog:
+    """Audits of one model under the policy that is stable now, in order of time.
+
+    Grows in place: each pass adds a few rows to what may be a million.
+    """
+
+    def __init__(self, digest: str) -> None:
+        self.digest = digest
+        self._rows = np.empty(_LEAST_ROOM, _COLUMNS)
+        self._count = 0
+        # Numbers compare faster than text, and repeat in a few bytes.
+        self._sessions: dict[str, int] = {}
 
     def add(self, records: AuditRecords) -> None:
         """Take those audits that judged our policy; others are of before or after its time."""
         mine = records.where(records.column("stable_digest") == self.digest)
         if not len(mine):
             return
-        full = mine.matrix("predictions")[:, -1]
-        self._batches.append(
-            (
-                mine.column("time").astype(np.float64),
-                mine.column("stable_prediction") != full,
-                self._numbers(mine.column("session")),
-                mine.matrix("scores")[:, 0].astype(np.float64),
-            )
-        )
+        fresh = np.empty(len(mine), _COLUMNS)
+        fresh["time"] = mine.column("time")
+        fresh["wrong"] = mine.column("stable_prediction") != mine.matrix("predictions")[:, -1]
+        fresh["session"] = self._numbers(mine.column("session"))
+        fresh["score"] = mine.matrix("scores")[:, 0]
+        self._append(fresh)
 
     def stream(self) -> AuditStream:
-        """Everything so far, in order of time."""
-        times, wrong, sessions, _ = self._columns()
-        return AuditStream(times, wrong, sessions)
+        """Everything so far."""
+        rows = self._rows[: self._count]
+        return AuditStream(rows["time"], rows["wrong"], rows["session"])
 
     def score_signal(self) -> Signal:
         """How sure the first exit was of each audited request."""
-        times, _, _, scores = self._columns()
-        return Signal(FIRST_EXIT_SCORE, times, scores)
+        rows = self._rows[: self._count]
+        return Signal(FIRST_EXIT_SCORE, rows["time"], rows["score"])
 
     def disagreement(self, since: float) -> float | None:
         """Share of trials after `since` that disagreed; None without any."""
@@ -84,17 +87,19 @@ class AuditLog:
         known = self._sessions
         return np.array([known.setdefault(one, len(known)) for one in sessions], np.int64)
 
-    def _columns(
-        self,
-    ) -> tuple[Floats, npt.NDArray[np.bool_], npt.NDArray[np.int64], Floats]:
-        if not self._batches:
-            nothing = np.zeros(0)
-            return nothing, nothing.astype(bool), nothing.astype(np.int64), nothing
-        times, wrong, sessions, scores = (
-            np.concatenate([batch[i] for batch in self._batches]) for i in range(4)
-        )
-        order = np.argsort(times, kind="stable")
-        return times[order], wrong[order], sessions[order], scores[order]
+    def _append(self, fresh: npt.NDArray[np.void]) -> None:
+        end = self._count + len(fresh)
+        if end > len(self._rows):
+            grown = np.empty(2 * end, _COLUMNS)
+            grown[: self._count] = self._rows[: self._count]
+            self._rows = grown
+        self._rows[self._count : end] = fresh
+        # Segments of several workers interleave; only what they overlap is sorted again.
+        known = self._rows["time"][: self._count]
+        start = int(np.searchsorted(known, fresh["time"].min(), side="right"))
+        tail = self._rows[start:end]
+        tail[:] = tail[np.argsort(tail["time"], kind="stable")]
+        self._count = end
 
 
 def watched_since(model: AdaptiveModel) -> float | None:
