@@ -133,10 +133,12 @@ class Ledger:
             )
             return session.exec(query).first() is not None
 
-    def last(self, subject: str, kind: str) -> Entry | None:
-        """The newest event of a kind about a model."""
+    def last(self, subject: str, kind: str, uid: str = "") -> Entry | None:
+        """The newest event of a kind about a model, of one uid or any."""
         with _translated(str(self._engine.url)), Session(self._engine) as session:
             query = select(Entry).where(col(Entry.subject) == subject, col(Entry.kind) == kind)
+            if uid:
+                query = query.where(col(Entry.uid) == uid)
             return session.exec(query.order_by(col(Entry.seq).desc()).limit(1)).first()
 
     def verify(self) -> Break | None:

@@ -1,5 +1,6 @@
-"""Keeps MLflow's alias `stable` on the policy that was promoted last, and the ledger informed.
+"""Keeps MLflow's aliases on the policies that serve, and the ledger informed of every move.
 
+`stable` is on the policy that was promoted last, `candidate` on the one that was rolled out last.
 Called by the watch loop for each model. MLflow keeps no history of aliases and has no compare-and-
 set, so each move is written to the ledger first, with what it was before; a loop that dies between
 the two moves the alias on its next start without writing a second row.
@@ -12,10 +13,11 @@ import time
 from collections.abc import Callable
 
 from trimwheel_api import names
+from trimwheel_api.kinds import AdaptivePolicy
 from trimwheel_pipelines.ledger import Event, Ledger, payload_of
 from trimwheel_pipelines.registry import Registry
 from trimwheel_pipelines.tuning_plan import timestamp
-from trimwheel_pipelines.view import View, digest_of_object, promoted
+from trimwheel_pipelines.view import View, digest_of_object, promoted, rolled_out
 
 log = logging.getLogger(__name__)
 
@@ -31,48 +33,54 @@ class Aliases:
         self, registry: Registry, ledger: Ledger, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._registry, self._ledger, self._clock = registry, ledger, clock
-        self._right: dict[str, tuple[str, float]] = {}
+        self._right: dict[tuple[str, str], tuple[str, float]] = {}
         self._wait: dict[str, float] = {}
 
     def follow(self, view: View) -> None:
-        """Move `stable` if it is not on the promoted policy.
+        """Move the aliases that are not where they should be.
 
         Raises Unavailable while MLflow or the ledger is away; then asks again after a while.
         """
-        policy, now = promoted(view), self._clock()
-        if policy is None or now < self._wait.get(view.subject, 0.0):
+        if self._clock() < self._wait.get(view.subject, 0.0):
             return
-        known, asked = self._right.get(view.subject, ("", 0.0))
+        for alias, policy in (
+            (names.ALIAS_STABLE, promoted(view)),
+            (names.ALIAS_CANDIDATE, rolled_out(view)),
+        ):
+            if policy is not None:
+                self._follow(view, alias, policy)
+
+    def _follow(self, view: View, alias: str, policy: AdaptivePolicy) -> None:
+        now, key = self._clock(), (view.subject, alias)
+        known, asked = self._right.get(key, ("", 0.0))
         if known == policy.name and now - asked < ASK_EVERY:
             return
         # Until this pass has ended well, leave MLflow alone for a while: a call to a dead server
         # takes seconds, which the other models would wait for.
         self._wait[view.subject] = now + ASK_EVERY / 2
-        self._move(view, digest_of_object(policy), _version(policy.spec.mlflow))
+        self._move(view, alias, digest_of_object(policy), _version(policy.spec.mlflow))
         del self._wait[view.subject]
-        self._right[view.subject] = (policy.name, now)
+        self._right[key] = (policy.name, now)
 
-    def _move(self, view: View, digest: str, version: str) -> None:
+    def _move(self, view: View, alias: str, digest: str, version: str) -> None:
         namespace, model = view.model.metadata.namespace, view.model.name
         wanted = version or self._registry.version_of(namespace, model, digest)
         if not wanted:
-            log.debug("%s: the promoted policy was never registered.", view.subject)
+            log.debug("%s: the %s policy was never registered.", view.subject, alias)
             return
-        before = self._registry.alias(namespace, model, names.ALIAS_STABLE)
+        before = self._registry.alias(namespace, model, alias)
         if before == wanted:
             return
-        payload = {
-            "alias": names.ALIAS_STABLE, "before": before, "after": wanted, "policyDigest": digest,
-        }  # fmt: skip
-        last = self._ledger.last(view.subject, KIND)
+        payload = {"alias": alias, "before": before, "after": wanted, "policyDigest": digest}
+        uid = f"{view.model.metadata.uid}/{KIND}/{alias}"
+        last = self._ledger.last(view.subject, KIND, uid)
         if last is None or payload_of(last) != payload:
-            uid = f"{view.model.metadata.uid}/{KIND}"
             number = 0 if last is None else last.source_seq + 1
             at = timestamp(view.now)
             event = Event(at, names.PIPELINES_ACCOUNT, KIND, view.subject, uid, number, payload)
             self._ledger.append([event])
-        self._registry.move_alias(namespace, model, names.ALIAS_STABLE, wanted)
-        log.info("%s: MLflow alias stable %s -> %s.", view.subject, before or "(none)", wanted)
+        self._registry.move_alias(namespace, model, alias, wanted)
+        log.info("%s: MLflow alias %s %s -> %s.", view.subject, alias, before or "(none)", wanted)
 
 
 def _version(reference: object) -> str:

@@ -1,7 +1,7 @@
 """MLflow: a TuningRun as an experiment run, a policy as a registered model version.
 
-Called by `tune` (writes a run, registers the policy, moves `candidate`) and by the watch loop
-(moves `stable` when a policy was promoted). A policy is data: its canonical bytes are the artifact
+Called by `tune` (writes a run, registers the policy) and, through `promotion`, by the watch loop
+(moves the aliases `candidate` and `stable`). A policy is data: its canonical bytes are the artifact
 `policy.json`, and nothing here pickles or runs code. MLflow away raises `Unavailable`, which
 callers meet with patience: serving never waits for it.
 
@@ -128,25 +128,25 @@ class Registry:
             self._client.log_text(ref.run_id, text + "\n", name)
 
     def register(self, ref: RunRef, namespace: str, model: str, policy: Policy, parent: str) -> str:
-        """Store `policy.json`, make it a version of the registered policy, and alias it candidate.
+        """Store `policy.json` and make it a version of the registered policy; returns the version.
 
-        Returns the version; the same one again when this run registered it before.
+        The same one again when this run registered these bytes before. A Job that was restarted may
+        find another winner: its policy lies beside the first, whose bytes a version names.
         """
         name = names.registered_policy_name(namespace, model)
         with self._answering():
-            self._client.log_text(ref.run_id, policy.canonical_bytes().decode(), POLICY_FILE)
             self._registered_model(name)
             versions = self._client.search_model_versions(f"name='{name}'")
             mine = [one for one in versions if one.run_id == ref.run_id]
-            if mine:
-                version = str(mine[0].version)
-            else:
-                tags = {SHA_TAG: policy.digest, PARENT_TAG: parent, SCHEMA_TAG: names.VERSION}
-                source = f"runs:/{ref.run_id}/{POLICY_FILE}"
-                made = self._client.create_model_version(name, source, ref.run_id, tags=tags)
-                version = str(made.version)
-            self._client.set_registered_model_alias(name, names.ALIAS_CANDIDATE, version)
-        return version
+            for one in mine:
+                if one.tags.get(SHA_TAG) == policy.digest:
+                    return str(one.version)
+            place = f"{names.digest_label(policy.digest)}/{POLICY_FILE}" if mine else POLICY_FILE
+            self._client.log_text(ref.run_id, policy.canonical_bytes().decode(), place)
+            tags = {SHA_TAG: policy.digest, PARENT_TAG: parent, SCHEMA_TAG: names.VERSION}
+            source = f"runs:/{ref.run_id}/{place}"
+            made = self._client.create_model_version(name, source, ref.run_id, tags=tags)
+            return str(made.version)
 
     def close_run(self, ref: RunRef, ended: bool, note: str) -> None:
         """End the parent run, with a sentence on its page."""

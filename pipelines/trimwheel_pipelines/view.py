@@ -48,6 +48,14 @@ def promoted(view: View) -> AdaptivePolicy | None:
     return next((one for one in view.policies if one.name == intended.policy), None)
 
 
+def rolled_out(view: View) -> AdaptivePolicy | None:
+    """The policy of the rollout under way: what alias `candidate` should point at."""
+    candidate = view.model.status.candidate
+    if candidate is None:
+        return None
+    return next((one for one in view.policies if one.name == candidate.policy), None)
+
+
 def digest_of_object(policy: AdaptivePolicy) -> str:
     """Digest of an object's document."""
     return parse_policy(policy.spec.policy).digest

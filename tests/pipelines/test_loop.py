@@ -14,7 +14,9 @@ import pytest
 from trimwheel_api import metrics
 from trimwheel_api.kinds import AdaptivePolicy, PolicyRollout, TuningRun
 from trimwheel_api.kinds.adaptive_model import AdaptiveModelStatus
+from trimwheel_api.kinds.adaptive_policy import AdaptivePolicySpec
 from trimwheel_api.kinds.policy_rollout import PolicyRolloutSpec
+from trimwheel_api.policy import DENSE, parse_policy
 from trimwheel_pipelines.exposition import Heartbeat, PipelinesMetrics, serve
 from trimwheel_pipelines.ledger import Ledger, payload_of
 from trimwheel_pipelines.loop import Loop
@@ -239,24 +241,24 @@ class MemoryRegistry:
     """Stands in for MLflow's alias calls."""
 
     def __init__(self) -> None:
-        self.version, self.moves = "", 0
+        self.aliases: dict[str, str] = {}
+        self.moves = 0
 
     def alias(self, namespace: str, model: str, alias: str) -> str:
-        return self.version
+        return self.aliases.get(alias, "")
 
     def version_of(self, namespace: str, model: str, digest: str) -> str:
-        return "7"
+        return "7" if digest == DENSE.digest else "8"
 
     def move_alias(self, namespace: str, model: str, alias: str, version: str) -> None:
-        self.version, self.moves = version, self.moves + 1
+        self.aliases[alias] = version
+        self.moves += 1
 
 
 def test_a_promotion_moves_the_alias_after_the_ledger_knows(
     stage: Any, loop: Loop, model: Any
 ) -> None:
     serve_policy(stage, model.digest)
-    from trimwheel_api.kinds.adaptive_policy import AdaptivePolicySpec
-
     stage.objects.put(AdaptivePolicy, "p", AdaptivePolicySpec(model="intent"))
     assert loop.ledger is not None
     registry = MemoryRegistry()
@@ -268,10 +270,31 @@ def test_a_promotion_moves_the_alias_after_the_ledger_knows(
     payload = payload_of(moved)
     assert (payload["before"], payload["after"]) == ("", "7")
     # Killed between the row and the move: the move is made up for, the row is not repeated.
-    registry.version = ""
+    registry.aliases.clear()
     Aliases(registry, loop.ledger).follow(loop._views()[0])  # type: ignore[arg-type]
-    assert registry.version == "7"
+    assert registry.aliases == {"stable": "7"}
     assert sum(entry.kind == "AliasMoved" for entry in loop.ledger.entries()) == 1
+
+
+def test_the_candidate_alias_follows_the_rollout_under_way_and_is_on_record(
+    stage: Any, loop: Loop, model: Any
+) -> None:
+    made = serve_policy(stage, model.digest)
+    document = {"moe": {"topK": 1}}
+    stage.objects.put(AdaptivePolicy, "p", AdaptivePolicySpec(model="intent"))
+    stage.objects.put(AdaptivePolicy, "q", AdaptivePolicySpec(model="intent", policy=document))
+    assert loop.ledger is not None
+    registry = MemoryRegistry()
+    loop.aliases = Aliases(registry, loop.ledger)  # type: ignore[arg-type]
+    loop.once()
+    assert registry.aliases == {"stable": "7"}, "a policy that nobody rolls out is no candidate"
+    candidate = {"digest": parse_policy(document).digest, "policy": "q", "rollout": "r"}
+    status = made.status.model_dump(by_alias=True) | {"candidate": candidate}
+    stage.objects.write_status(made, AdaptiveModelStatus.model_validate(status))
+    loop.once()
+    assert registry.aliases == {"stable": "7", "candidate": "8"}
+    moved = [payload_of(one) for one in loop.ledger.entries() if one.kind == "AliasMoved"]
+    assert [(one["alias"], one["after"]) for one in moved] == [("stable", "7"), ("candidate", "8")]
 
 
 def test_records_beyond_retention_go_once_an_hour(stage: Any, loop: Loop, model: Any) -> None:

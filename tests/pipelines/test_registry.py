@@ -90,9 +90,25 @@ def test_a_policy_is_registered_as_its_canonical_bytes_and_nothing_else(
     found = client.get_model_version("shop.one.policy", version)
     assert found.tags["sha256"] == POLICY.digest and found.tags["parent"] == "sha256:parent"
     assert found.status == "READY"
-    assert registry.alias("shop", "one", "candidate") == version
+    assert registry.alias("shop", "one", "candidate") == "", "the watch loop moves aliases"
     assert registry.version_of("shop", "one", POLICY.digest) == version
     assert registry.version_of("shop", "one", "sha256:other") == ""
+
+
+def test_a_restarted_job_with_another_winner_leaves_the_registered_bytes_alone(
+    server: Server, client: Any
+) -> None:
+    registry = Registry(URL)
+    run = registry.open_run("shop", "four", "t", "uid-5", {})
+    other = parse_policy({"moe": {"topK": 1}})
+    versions = [registry.register(run, "shop", "four", one, "") for one in (POLICY, other, POLICY)]
+    assert versions == ["1", "2", "1"]
+    for version, policy in (("1", POLICY), ("2", other)):
+        found = client.get_model_version("shop.four.policy", version)
+        assert found.tags["sha256"] == policy.digest
+        place = found.source.partition(f"runs:/{run.run_id}/")[2]
+        stored = Path(client.download_artifacts(run.run_id, place)).read_bytes()
+        assert stored == policy.canonical_bytes() and place.endswith("policy.json")
 
 
 def test_a_restarted_job_finds_its_run_again(server: Server, client: Any) -> None:
