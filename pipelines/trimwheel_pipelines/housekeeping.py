@@ -30,8 +30,6 @@ def ledger_events(view: View, operator: str, pipelines: str) -> list[Event]:
                 "requestedBy": rollout.spec.requested_by,
                 **dump(decision),
             }
-            if decision is rollout.status.decisions[-1]:
-                payload["guards"] = [dump(guard) for guard in rollout.status.guards]
             events.append(
                 Event(
                     at=decision.time,

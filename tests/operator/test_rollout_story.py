@@ -169,6 +169,12 @@ def test_a_failed_guard_rolls_back_at_once_at_any_step(
     assert status.actuation.milliseconds == 20 and status.actuation.workers == 2
     assert world.actions_of("ramp")[-1] == (Action.ROLL_BACK, Reason.GUARD_FAILED)
     assert "disagreement 0.1 against a bound of 0.02" in status.decisions[-1].message
+    first, last = (
+        {guard.name: guard.verdict for guard in decision.guards}
+        for decision in (status.decisions[0], status.decisions[-1])
+    )
+    assert last["disagreement"] == "Fail", "its evidence stays with the decision"
+    assert "Fail" not in first.values(), "that of another decision is another one"
 
 
 def test_rolled_back_waits_for_a_silent_worker_until_its_lease_ran_out(

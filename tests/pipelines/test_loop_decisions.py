@@ -264,15 +264,19 @@ def test_an_open_alarm_says_which_signal_moved_and_from_where() -> None:
 
 
 def test_every_decision_is_copied_with_its_actor_and_evidence() -> None:
+    then = [{"name": "errors", "verdict": "Pass", "samples": 9}]
     decisions = [
         {"seq": 0, "time": _time(3), "action": "Start", "reason": "Started"},
-        {"seq": 1, "time": _time(1), "action": "Promote", "reason": "Approved", "actor": "ann"},
-    ]
-    guards = [{"name": "errors", "verdict": "Pass", "samples": 9}]
+        {
+            "seq": 1, "time": _time(1), "action": "Promote", "reason": "Approved", "actor": "ann",
+            "guards": then,
+        },
+    ]  # fmt: skip
+    now = [{"name": "errors", "verdict": "NotEnoughEvidence"}]
     seen = view(
         serving(),
         runs=(run("t", "Harmful", "Certified", ago=9, policyDigest=DIGEST),),
-        rollouts=(rollout("r", decisions=decisions, guards=guards),),
+        rollouts=(rollout("r", decisions=decisions, guards=now),),
     )
     events = ledger_events(seen, "the-operator", "the-pipelines")
     assert [(one.kind, one.actor) for one in events] == [
@@ -283,7 +287,10 @@ def test_every_decision_is_copied_with_its_actor_and_evidence() -> None:
     ]
     assert len({(one.uid, one.source_seq) for one in events}) == 4
     assert events[1].payload["policyDigest"] == DIGEST
-    assert "guards" not in events[2].payload and events[3].payload["guards"][0]["samples"] == 9
+    assert not events[2].payload.get("guards"), "nothing was known yet"
+    assert [(one["verdict"], one["samples"]) for one in events[3].payload["guards"]] == [
+        ("Pass", 9)
+    ]
 
 
 def test_only_what_nothing_refers_to_is_removed() -> None:

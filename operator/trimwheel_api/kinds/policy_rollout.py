@@ -123,6 +123,9 @@ class Decision(Status):
     message: str = Field(default="", description="A sentence for a person.")
     weight_basis_points: int = Field(default=0, description="Weight after it, 0-10000.")
     actor: str = Field(default="", description="User, where a person decided.")
+    guards: list[GuardStatus] = Field(
+        default_factory=list, description="The guards' verdicts it was decided on.", max_length=16
+    )
 
 
 class Actuation(Status):

@@ -143,6 +143,7 @@ class Draft:
             message=message,
             weight_basis_points=self.status(rollout).weight_basis_points,
             actor=actor,
+            guards=self.status(rollout).guards,
         )
         self.update(rollout, decisions=[*before, decision][-MAX_DECISIONS:])
         self.decided.append(Decided(action, reason))
