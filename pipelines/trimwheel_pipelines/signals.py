@@ -20,7 +20,7 @@ import numpy.typing as npt
 from trimwheel_api import metrics, names
 from trimwheel_api.errors import Unavailable
 from trimwheel_pipelines.covariates import Signal
-from trimwheel_telemetry.answers import Series, Unreachable, series_of
+from trimwheel_telemetry.answers import Empty, Ok, Series, Unreachable, series_of
 from trimwheel_telemetry.client import Prometheus
 
 Floats = npt.NDArray[np.float64]
@@ -52,7 +52,7 @@ class Telemetry:
         mine = f'{where},model="{self.model}"'
         stable = f'{mine},arm="{names.ARM_STABLE}"'
         pods = f'{where},pod=~"{self.model}-[a-z0-9]+-[a-z0-9]+"'
-        asked = {
+        answers = {
             metric.name: _ask(prometheus, f"{metric.name}{{{labels}}}", start, now)
             for metric, labels in (
                 (metrics.LAYERS_RUN, stable),
@@ -62,13 +62,16 @@ class Telemetry:
                 (metrics.EXPERT_TOKENS, pods),
             )
         }
+        asked = {name: lines for name, (lines, _) in answers.items()}
         self._add(EXIT_DEPTH, asked[metrics.LAYERS_RUN.name], asked[metrics.LAYERS_FULL.name])
         self._add(INPUT_LENGTH, asked[metrics.INPUT_TOKENS.name], asked[metrics.REQUESTS.name])
         tokens = asked[metrics.EXPERT_TOKENS.name]
         for expert in sorted({line.labels.get("expert", "") for line in tokens}):
             chosen = [line for line in tokens if line.labels.get("expert") == expert]
             self._add(EXPERT_LOAD.format(expert), chosen, tokens)
-        self._until = now
+        if all(whole for _, whole in answers.values()):
+            # Else (stale, partial) the next pass asks for the same stretch again.
+            self._until = now
         self._forget(now - self.keep)
 
     def signals(self) -> list[Signal]:
@@ -127,9 +130,11 @@ def _by_pod(lines: Sequence[Series]) -> dict[str, tuple[Floats, Floats]]:
     return summed
 
 
-def _ask(prometheus: Prometheus, selector: str, start: float, now: float) -> tuple[Series, ...]:
+def _ask(
+    prometheus: Prometheus, selector: str, start: float, now: float
+) -> tuple[tuple[Series, ...], bool]:
+    """The lines of an answer, and whether it is whole."""
     answer = prometheus.raw(selector, start, now)
     if isinstance(answer, Unreachable):
         raise Unavailable(f"Prometheus: {answer.reason}")
-    # Empty, stale or partial: no evidence this time; the next pass asks again.
-    return series_of(answer)
+    return series_of(answer), isinstance(answer, Ok | Empty)

@@ -21,8 +21,8 @@ from trimwheel_pipelines.exposition import Heartbeat, PipelinesMetrics, serve
 from trimwheel_pipelines.ledger import Ledger, payload_of
 from trimwheel_pipelines.loop import Loop
 from trimwheel_pipelines.promotion import Aliases
-from trimwheel_pipelines.signals import increment_ratios
-from trimwheel_telemetry.answers import Series
+from trimwheel_pipelines.signals import Telemetry, increment_ratios
+from trimwheel_telemetry.answers import Empty, Ok, Partial, Series, Stale
 from trimwheel_telemetry.client import Prometheus
 
 DIGEST = "sha256:" + "1" * 64
@@ -295,6 +295,26 @@ def test_the_candidate_alias_follows_the_rollout_under_way_and_is_on_record(
     assert registry.aliases == {"stable": "7", "candidate": "8"}
     moved = [payload_of(one) for one in loop.ledger.entries() if one.kind == "AliasMoved"]
     assert [(one["alias"], one["after"]) for one in moved] == [("stable", "7"), ("candidate", "8")]
+
+
+@pytest.mark.parametrize(
+    ("trouble", "asked_again"),
+    [(Partial(("shard away",), "shard away"), True), (Stale(99.0, "old"), True),
+     (Empty("no experts"), False)],
+)  # fmt: skip
+def test_telemetry_that_came_in_part_is_asked_for_again(trouble: Any, asked_again: bool) -> None:
+    """Nothing is a whole answer, as for a model without experts: later samples come later."""
+    asked: list[float] = []
+
+    class Answers:
+        def raw(self, selector: str, start: float, end: float) -> Any:
+            asked.append(start)
+            return trouble if "expert" in selector else Ok(series=())
+
+    telemetry, prometheus = Telemetry("shop", "intent", keep=3600.0), Answers()
+    for now in (1000.0, 1300.0):
+        telemetry.refresh(prometheus, 500.0, now)  # type: ignore[arg-type]
+    assert set(asked) == ({500.0} if asked_again else {500.0, 940.0})
 
 
 def test_records_beyond_retention_go_once_an_hour(stage: Any, loop: Loop, model: Any) -> None:
