@@ -2,7 +2,8 @@
 
 Written by the pipelines Deployment alone, read by `trimwheel ledger`. A row's `sha` covers its own
 content and the previous row's `sha`, so nobody can change, drop or reorder history without breaking
-the chain; the database refuses UPDATE and DELETE besides. Copies of an object's decisions carry
+the chain; triggers refuse UPDATE, DELETE and replacing INSERTs besides, to whoever does not drop
+them first. Copies of an object's decisions carry
 (uid, source_seq), which is unique: copying again changes nothing.
 
 SQLite by default, PostgreSQL by address. Leaves out projections: objects and MLflow hold

@@ -33,6 +33,13 @@ BEGIN SELECT RAISE(ABORT, 'the ledger is append-only: {verb} is refused'); END
 """
     for verb in ("UPDATE", "DELETE")
 ]
+_SQLITE_NO_REPLACE = """
+CREATE TRIGGER ledger_no_replace BEFORE INSERT ON ledger
+WHEN EXISTS (SELECT 1 FROM ledger WHERE seq = NEW.seq OR sha = NEW.sha OR prev_sha = NEW.prev_sha
+             OR (uid = NEW.uid AND source_seq = NEW.source_seq))
+BEGIN SELECT RAISE(ABORT, 'the ledger is append-only: a row that is there is not replaced'); END
+"""
+"""INSERT OR REPLACE deletes the old row without asking the trigger against DELETE."""
 _POSTGRES_TRIGGERS = [
     """
 CREATE FUNCTION ledger_append_only() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -48,6 +55,7 @@ MIGRATIONS: list[dict[str, list[str]]] = [
         "sqlite": [_TABLE, _INDEX, *_SQLITE_TRIGGERS],
         "postgresql": [_TABLE, _INDEX, *_POSTGRES_TRIGGERS],
     },
+    {"sqlite": [_SQLITE_NO_REPLACE], "postgresql": []},
 ]
 
 

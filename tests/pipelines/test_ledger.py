@@ -151,7 +151,15 @@ def test_one_bad_event_leaves_none_of_its_batch(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "statement", ["UPDATE ledger SET actor = 'eve'", "DELETE FROM ledger WHERE seq = 1"]
+    "statement",
+    [
+        "UPDATE ledger SET actor = 'eve'",
+        "DELETE FROM ledger WHERE seq = 1",
+        "INSERT OR REPLACE INTO ledger SELECT seq, at, 'eve', kind, subject, uid, source_seq, "
+        "payload_json, prev_sha, sha FROM ledger",
+        "INSERT OR REPLACE INTO ledger SELECT 99, at, 'eve', kind, subject, uid, source_seq, "
+        "payload_json, 'x', 'y' FROM ledger",
+    ],
 )
 def test_the_database_itself_refuses_to_change_history(url: str, statement: str) -> None:
     ledger = Ledger(url)
