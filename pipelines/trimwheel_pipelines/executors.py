@@ -11,10 +11,12 @@ address comes from the chart, never from an object, and token authentication is 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,8 +53,13 @@ class Executor(Protocol):
     slots: int
     """Trials that run at the same time."""
 
-    def run(self, search: Search, signatures: Sequence[Signature]) -> Iterable[Outcome]:
-        """One outcome for each signature, in order, as they end; never raises for a trial."""
+    def run(
+        self, search: Search, signatures: Sequence[Signature], until: float = math.inf
+    ) -> Iterable[Outcome]:
+        """One outcome for each signature, in order, as they end; never raises for a trial.
+
+        Raises Unavailable when a machine elsewhere has not answered by `until` (Unix seconds).
+        """
         ...
 
     def __enter__(self) -> Executor: ...
@@ -66,7 +73,9 @@ class SerialExecutor:
     name = "serial"
     slots = 1
 
-    def run(self, search: Search, signatures: Sequence[Signature]) -> Iterator[Outcome]:
+    def run(
+        self, search: Search, signatures: Sequence[Signature], until: float = math.inf
+    ) -> Iterator[Outcome]:
         """See `Executor`."""
         return (_attempt(signature, search) for signature in signatures)
 
@@ -117,7 +126,9 @@ class RayExecutor:
         self._task = ray.remote(num_cpus=1, max_retries=1, retry_exceptions=False)(task)
         return self
 
-    def run(self, search: Search, signatures: Sequence[Signature]) -> Iterator[Outcome]:
+    def run(
+        self, search: Search, signatures: Sequence[Signature], until: float = math.inf
+    ) -> Iterator[Outcome]:
         """See `Executor`. What trials share is put into the object store once a study."""
         import ray
 
@@ -125,9 +136,16 @@ class RayExecutor:
             shared = [search] if self.address == LOCAL_RAY else [search, _files_of(search.model)]
             self._shared = search, tuple(ray.put(one) for one in shared)
         tasks = [self._task.remote(signature, *self._shared[1]) for signature in signatures]
-        for task, signature in zip(tasks, signatures, strict=True):
+        for ended, (task, signature) in enumerate(zip(tasks, signatures, strict=True)):
+            # A past moment still takes what is there already.
+            left = None if math.isinf(until) else max(0.0, until - time.time())
             try:
-                outcome: Outcome = ray.get(task)
+                outcome: Outcome = ray.get(task, timeout=left)
+            except ray.exceptions.GetTimeoutError as error:
+                raise Unavailable(
+                    f"Ray at {self.address}: {ended} of {len(tasks)} trials ended before the run's "
+                    "deadline; is a CPU of the cluster free?"
+                ) from error
             except ray.exceptions.RayError as error:
                 reason = str(error).strip().splitlines()[-1]
                 outcome = Failure(signature, f"{type(error).__name__}: {reason}")

@@ -14,8 +14,9 @@ Called by `tune`. Leaves out certification: no certifying audit comes here.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -88,11 +89,12 @@ def run_study(
     trials: int,
     executor: Executor,
     told: Told | None = None,
+    until: float = math.inf,
 ) -> Study:
     """Search `space` for at most `trials` trials, or until every point of it was judged.
 
     `told` hears of each trial in order, as soon as it has ended. Raises TrimwheelError when no
-    trial succeeded.
+    trial succeeded, and Unavailable when the executor has no answer by `until` (Unix seconds).
     """
     sampler = TPESampler(seed=search.seed)
     optuna_study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
@@ -104,7 +106,7 @@ def run_study(
     while len(study.trials) < trials and len(known) < points:
         wanted = min(BATCH, trials - len(study.trials), points - len(known))
         asked = [optuna_study.ask(space) for _ in range(wanted)]
-        for record, trial in zip(_judge(search, asked, known, executor), asked, strict=True):
+        for record, trial in zip(_judge(search, asked, known, executor, until), asked, strict=True):
             _tell(optuna_study, trial, record, search)
             study.trials.append(record)
             if told:
@@ -116,14 +118,18 @@ def run_study(
 
 
 def _judge(
-    search: Search, asked: Sequence[Trial], known: dict[Signature, TrialResult], executor: Executor
+    search: Search,
+    asked: Sequence[Trial],
+    known: dict[Signature, TrialResult],
+    executor: Executor,
+    until: float,
 ) -> Iterator[TrialRecord]:
     """Run the new signatures of a batch; fill `known`; one record for each trial asked, as it
     ends."""
     signatures = [signature_of(trial.params, search.config) for trial in asked]
     fresh = [one for one in dict.fromkeys(signatures) if one not in known]
     failures: dict[Signature, str] = {}
-    outcomes = iter(executor.run(search, fresh))
+    outcomes = iter(executor.run(search, fresh, until))
     for trial, signature in zip(asked, signatures, strict=True):
         unseen = signature not in known and signature not in failures
         if unseen:  # outcomes come in the order in which signatures are first asked for
@@ -178,11 +184,6 @@ def certifiable_risk(n: int, level: float, epsilon: float) -> float:
     while p_value(errors + 1, n, 1.0, epsilon) <= level:
         errors += 1
     return errors / n
-
-
-def with_aim(search: Search, n: int, level: float) -> Search:
-    """`search` aiming at what `n` audits can certify."""
-    return replace(search, aim=certifiable_risk(n, level, search.epsilon))
 
 
 def _proposal(result: TrialResult) -> Proposal:

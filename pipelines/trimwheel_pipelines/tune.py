@@ -188,7 +188,7 @@ class Tuning:
         name = self.world.executor.name
         self.reporter.phase("Searching", f"at most {plan.trials} trials on {name}", executor=name)
         with self.world.executor as executor:
-            study = run_study(search, space, start, plan.trials, executor, told)
+            study = run_study(search, space, start, plan.trials, executor, told, plan.deadline)
         self.reporter.check(plan.model)
         best = study.results[0]
         self.reporter.phase(

@@ -19,6 +19,7 @@ import numpy as np
 import psutil
 import pytest
 
+from trimwheel_api.errors import Unavailable
 from trimwheel_api.policy import DENSE
 from trimwheel_pipelines.executors import (
     OBJECT_STORE_BYTES,
@@ -65,6 +66,8 @@ def test_ray_gives_what_serial_gives_with_a_token_and_leaves_nothing(search: Sea
         assert not (Path.home() / ".ray" / "auth_token").exists() or token.read_text()
         parallel = run_study(search, space, DENSE, 8, executor)
         failed, worked = executor.run(search, [Signature(99, 0.0), Signature(1, 0.0)])
+        with pytest.raises(Unavailable, match=r"0 of 1 trials ended before the run's deadline"):
+            executor.run(search, [Signature(2, 0.0)], until=time.time())
         address = ray.get_runtime_context().gcs_address
         assert _knock(address, token.read_text()) == "in"
         assert "InvalidAuthToken" in _knock(address, "0" * 64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -81,7 +82,9 @@ class Counting(SerialExecutor):
     def __init__(self) -> None:
         self.ran: list[Signature] = []
 
-    def run(self, search: Search, signatures: Sequence[Signature]) -> Iterator[Outcome]:
+    def run(
+        self, search: Search, signatures: Sequence[Signature], until: float = math.inf
+    ) -> Iterator[Outcome]:
         self.ran += signatures
         return super().run(search, signatures)
 
@@ -90,7 +93,9 @@ def test_each_trial_is_told_as_soon_as_it_has_ended(search: Search) -> None:
     begun: list[Signature] = []
 
     class Watched(SerialExecutor):
-        def run(self, search: Search, signatures: Sequence[Signature]) -> Iterator[Outcome]:
+        def run(
+            self, search: Search, signatures: Sequence[Signature], until: float = math.inf
+        ) -> Iterator[Outcome]:
             for signature in signatures:
                 begun.append(signature)
                 yield from super().run(search, [signature])
@@ -122,7 +127,9 @@ class Failing(SerialExecutor):
     def __init__(self, bad: int) -> None:
         self.bad = bad
 
-    def run(self, search: Search, signatures: Sequence[Signature]) -> Iterator[Outcome]:
+    def run(
+        self, search: Search, signatures: Sequence[Signature], until: float = math.inf
+    ) -> Iterator[Outcome]:
         for one in super().run(search, signatures):
             failed = one.signature.top_k == self.bad or not self.bad
             yield Failure(one.signature, "OOM") if failed else one
