@@ -25,7 +25,7 @@ from scipy.special import betaincc, betainccinv
 
 from trimwheel_pipelines.audit_window import Outcome, Promise, Selection
 from trimwheel_pipelines.chain import Chain
-from trimwheel_pipelines.replay import ReplayRecords, exits_taken
+from trimwheel_pipelines.replay import ReplayRecords, exits_taken, wrong_at
 
 
 @dataclass(frozen=True)
@@ -147,8 +147,8 @@ def _walk(finalist: Finalist, selection: Selection, promise: Promise) -> Finalis
     last: FinalistResult | None = None
     for index, vector in enumerate(thresholds):
         taken = exits_taken(finalist.certification.scores, vector)
-        wrong = _wrong(finalist.certification, taken)
-        searched = _wrong(finalist.search, exits_taken(finalist.search.scores, vector))
+        wrong = wrong_at(finalist.certification, taken)
+        searched = wrong_at(finalist.search, exits_taken(finalist.search.scores, vector))
         effect = max(
             design_effect(wrong, selection.sessions),
             design_effect(searched, finalist.search_sessions),
@@ -177,11 +177,6 @@ def _walk(finalist: Finalist, selection: Selection, promise: Promise) -> Finalis
     if last is None:
         raise ValueError(f"finalist {finalist.name!r}: its chain has no points")
     return last
-
-
-def _wrong(records: ReplayRecords, taken: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    agree = np.concatenate([records.agree, records.final_agree[:, None]], axis=1)
-    return np.asarray(~agree[np.arange(len(records)), taken])
 
 
 def design_effect(wrong: npt.ArrayLike, sessions: npt.ArrayLike) -> float:

@@ -126,14 +126,6 @@ class Ledger:
                 return
             after = page[-1].seq
 
-    def has(self, uid: str, source_seq: int) -> bool:
-        """Whether an object's event was copied already."""
-        with _translated(str(self._engine.url)), Session(self._engine) as session:
-            query = select(Entry.seq).where(
-                col(Entry.uid) == uid, col(Entry.source_seq) == source_seq
-            )
-            return session.exec(query).first() is not None
-
     def last(self, subject: str, kind: str, uid: str = "") -> Entry | None:
         """The newest event of a kind about a model, of one uid or any."""
         with _translated(str(self._engine.url)), Session(self._engine) as session:

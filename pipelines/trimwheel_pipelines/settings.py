@@ -23,9 +23,6 @@ class Settings:
     release_namespace: str = names.RELEASE_NAMESPACE
     """Namespace of the Helm release: where this process and its Jobs live."""
 
-    release_name: str = "trimwheel"
-    """Name of the Helm release; ends up in the ledger as part of the actor."""
-
     prometheus_url: str = ""
     """Anything that speaks the Prometheus query API; empty means no telemetry, audits only."""
 
@@ -77,7 +74,6 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> Settings:
     given, usual = Environment(environ), Settings()
     return Settings(
         release_namespace=given.text("TRIMWHEEL_RELEASE_NAMESPACE", usual.release_namespace),
-        release_name=given.text("TRIMWHEEL_RELEASE_NAME", usual.release_name),
         prometheus_url=given.text("PROMETHEUS_URL"),
         mlflow_tracking_uri=given.text("MLFLOW_TRACKING_URI"),
         mlflow_public_url=given.text("MLFLOW_PUBLIC_URL"),

@@ -20,7 +20,6 @@ from trimwheel_api.policy import DENSE
 from trimwheel_api.records import segment_folder, segment_name
 from trimwheel_pipelines.executors import SerialExecutor
 from trimwheel_pipelines.patience import Patience
-from trimwheel_pipelines.records import SCHEMA
 from trimwheel_pipelines.registry import Registry
 from trimwheel_pipelines.trials import Audits, ModelRef
 from trimwheel_pipelines.tune import tune
@@ -31,6 +30,7 @@ from trimwheel_workers.model.config import EncoderConfig
 from trimwheel_workers.model.encoder import Encoder
 from trimwheel_workers.model.tokenizer import Tokenizer
 from trimwheel_workers.offline import evaluate
+from trimwheel_workers.records.segments import SCHEMA
 
 TEXTS = [f"def f{i}(x): return {i * 7 % 13} + x * {i % 31} # {i * i % 17}" for i in range(400)]
 

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from trimwheel_api.errors import Unavailable
 from trimwheel_api.records import COLUMNS, segment_day, segment_folder, segment_name
 from trimwheel_pipelines import retention
-from trimwheel_pipelines.records import SCHEMA, AuditRecords, RecordReader
+from trimwheel_pipelines.records import AuditRecords, RecordReader
 from trimwheel_pipelines.retention import forget, purge
 from trimwheel_pipelines.watch import AuditLog
+from trimwheel_workers.records.segments import SCHEMA
 
 EXITS = 3
 

@@ -13,7 +13,7 @@ everything statistical: a replayed risk is an estimate on these records, never a
 from trimwheel_api.decide import NEVER
 from trimwheel_pipelines.replay.bitmaps import Outcome, ReplayTable
 from trimwheel_pipelines.replay.records import ReplayRecords
-from trimwheel_pipelines.replay.reference import exits_taken, losses, replay_reference
+from trimwheel_pipelines.replay.reference import exits_taken, losses, replay_reference, wrong_at
 
 __all__ = [
     "NEVER",
@@ -23,4 +23,5 @@ __all__ = [
     "exits_taken",
     "losses",
     "replay_reference",
+    "wrong_at",
 ]

@@ -36,7 +36,11 @@ def exits_taken(scores: npt.ArrayLike, thresholds: npt.ArrayLike) -> npt.NDArray
 
 def losses(records: ReplayRecords, thresholds: npt.ArrayLike) -> npt.NDArray[np.bool_]:
     """Whether each record's answer would differ from the dense model's: [N]."""
-    taken = exits_taken(records.scores, thresholds)
+    return wrong_at(records, exits_taken(records.scores, thresholds))
+
+
+def wrong_at(records: ReplayRecords, taken: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Whether each record's answer at the exit it takes differs from the dense model's: [N]."""
     agree = np.concatenate([records.agree, records.final_agree[:, None]], axis=1)
     return np.asarray(~agree[np.arange(len(records)), taken])
 

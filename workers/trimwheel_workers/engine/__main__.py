@@ -40,7 +40,7 @@ def main() -> int:
         serve(sock, config)
     except InvalidInput as error:
         _LOG.error("the model cannot be served: %s", error)
-        sock.sendall(encode(Kind.FAILED, {"error": error.sentence(), "permanent": True}))
+        sock.sendall(encode(Kind.FAILED, {"error": error.sentence()}))
         return 1
     return 0
 

@@ -29,10 +29,13 @@ class Kind(IntEnum):
     STOP = 4  # null: finish the audits in hand, then exit
     # engine -> front
     READY = 16  # arms.ModelShape as an object, with what the engine says of itself
-    FAILED = 17  # {error, permanent}
+    FAILED = 17  # {error}: no other start will cure it
     APPLIED = 18  # {version}: every later answer is under this snapshot
-    ANSWERS = 19  # {rows: [[id, status, class, p, exit, layers, arm]], ...}
-    AUDITED = 20  # {rows: [[id, scores, predictions, stable, candidate, replayed]], seconds}
+    ANSWERS = 19  # {rows: [[id, status, class, p, exit, layers, arm, tokens]]}; of a batch that ran
+    # also {seconds: [by arm], experts: [visits], queue}
+    AUDITED = (
+        20  # {rows: [[id, scores, predictions, stable, candidate, replayed]], seconds, backlog}
+    )
     LOST = 21  # {ids, reason}: audits that will not be done
     TRIPPED = 22  # {version, digest}: the candidate failed; stable serves
 

@@ -104,7 +104,6 @@ class Dispatcher:
         self._tickets: dict[int, Ticket] = {}
         self._outgoing: list[list[object]] = []
         self._sweep: asyncio.TimerHandle | None = None
-        self._salt = ""
         self.target: Snapshot | None = None
         """Newest snapshot sent to the engine: what cohorts and audits of new requests go by."""
         self.serving: Snapshot | None = None
