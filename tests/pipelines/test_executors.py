@@ -67,7 +67,7 @@ def test_ray_gives_what_serial_gives_with_a_token_and_leaves_nothing(search: Sea
         parallel = run_study(search, space, DENSE, 8, executor)
         failed, worked = executor.run(search, [Signature(99, 0.0), Signature(1, 0.0)])
         with pytest.raises(Unavailable, match=r"0 of 1 trials ended before the run's deadline"):
-            executor.run(search, [Signature(2, 0.0)], until=time.time())
+            list(executor.run(search, [Signature(2, 0.0)], until=time.time()))
         address = ray.get_runtime_context().gcs_address
         assert _knock(address, token.read_text()) == "in"
         assert "InvalidAuthToken" in _knock(address, "0" * 64)
