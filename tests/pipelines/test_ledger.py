@@ -155,13 +155,27 @@ def test_one_bad_event_leaves_none_of_its_batch(url: str) -> None:
     [
         "UPDATE ledger SET actor = 'eve'",
         "DELETE FROM ledger WHERE seq = 1",
+    ],
+)
+def test_the_database_itself_refuses_to_change_history(url: str, statement: str) -> None:
+    ledger = Ledger(url)
+    ledger.append([_event()])
+    with pytest.raises(DBAPIError, match="append-only"):
+        execute(url, statement)
+    assert [entry.actor for entry in ledger.entries()] == ["ann"]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
         "INSERT OR REPLACE INTO ledger SELECT seq, at, 'eve', kind, subject, uid, source_seq, "
         "payload_json, prev_sha, sha FROM ledger",
         "INSERT OR REPLACE INTO ledger SELECT 99, at, 'eve', kind, subject, uid, source_seq, "
         "payload_json, 'x', 'y' FROM ledger",
     ],
 )
-def test_the_database_itself_refuses_to_change_history(url: str, statement: str) -> None:
+def test_sqlite_refuses_to_replace_a_row_which_deletes_it(tmp_path: Path, statement: str) -> None:
+    url = f"sqlite:///{tmp_path}/ledger.db"
     ledger = Ledger(url)
     ledger.append([_event()])
     with pytest.raises(DBAPIError, match="append-only"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -54,8 +55,10 @@ def test_the_status_counts_trials_while_they_run_and_not_more_often_than_people_
     """Trials that take a second each: every second or third of them is written down."""
 
     class Slow(SerialExecutor):
-        def run(self, search: Search, signatures: Sequence[Signature]) -> Iterator[Outcome]:
-            for outcome in super().run(search, signatures):
+        def run(
+            self, search: Search, signatures: Sequence[Signature], until: float = math.inf
+        ) -> Iterator[Outcome]:
+            for outcome in super().run(search, signatures, until):
                 stage.now += timedelta(seconds=1)
                 yield outcome
 
