@@ -327,6 +327,18 @@ def test_prepacked_linear_agrees_with_the_fallback(
         torch.testing.assert_close(layer(x), expected, atol=tolerance, rtol=tolerance)
 
 
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 7])
+def test_a_product_does_not_depend_on_where_its_rows_lie_in_memory(rows: int) -> None:
+    torch.manual_seed(1)
+    layer, x = Linear(192, 64), torch.randn(rows, 192)
+    with torch.no_grad():
+        layer.prepack()
+        expected, room = layer(x), torch.empty(x.numel() + 32)
+        for offset in range(32):
+            moved = room[offset : offset + x.numel()].view_as(x).copy_(x)
+            assert torch.equal(layer(moved), expected), f"{4 * offset} bytes further"
+
+
 def test_without_onednn_the_model_still_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = random_texts(5)
     fast = random_weights().serving().full(pack(texts), DENSE)

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 import yaml
 
+from trimwheel_api.names import RELEASE_NAMESPACE
 from trimwheel_local.layout import cache_folder
-from trimwheel_local.names import RELEASE_NAME, RELEASE_NAMESPACE
+from trimwheel_local.names import RELEASE_NAME
 
 pytestmark = pytest.mark.cluster
 

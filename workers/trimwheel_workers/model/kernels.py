@@ -32,6 +32,9 @@ LAST_STEP = 64
 SMALL_PRODUCT = 400_000
 """Multiplications up to which `F.linear` in fp32 is faster: a oneDNN call begins at ten
 microseconds."""
+FEWEST_ROWS = 4
+"""With fewer, the BLAS library rounds by where in memory its arguments lie: the same text would get
+scores that differ in the last digits from one process to the next."""
 
 
 @cache
@@ -92,12 +95,17 @@ class Linear(nn.Linear):
         """[..., inputs] -> [..., outputs], GELU applied where the layer was made with it."""
         rows = x.shape[0]
         small = rows * self._size <= SMALL_PRODUCT and x.dtype == torch.float32
-        if self._packed is None or small:
-            y = F.linear(x, self.weight, self.bias)
-            return F.gelu(y) if self.gelu else y
+        if self._packed is None:
+            return self._plain(x)
+        if small:
+            return self._plain(x) if rows >= FEWEST_ROWS else self._plain(filled(x))[:rows]
         if x.dim() == 2 and rounded(rows) != rows:
             return self._prepacked(filled(x))[:rows]
         return self._prepacked(x)
+
+    def _plain(self, x: Tensor) -> Tensor:
+        y = F.linear(x, self.weight, self.bias)
+        return F.gelu(y) if self.gelu else y
 
     def _prepacked(self, x: Tensor) -> Tensor:
         fused = "gelu" if self.gelu else "none"
