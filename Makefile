@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 PY := .venv/bin/python
-BOOTSTRAP := python3 pipelines/trimwheel_demo/bootstrap.py
+SETUP := PYTHONPATH=operator:pipelines python3 -m trimwheel_demo.setup
 # Several torch processes share the machine: one compute thread each, or they stall each other.
 export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
@@ -24,10 +24,10 @@ help: ## list the verbs
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 setup: ## check the machine, make .venv, build Kubernetes and friends, train the demo model (cached)
-	@$(BOOTSTRAP) --steps python,binaries,model
+	@$(SETUP) --steps python,binaries,model
 
 demo: ## play the whole loop on this machine (DETACH=1 SEED=n FRESH=1 BAD_POLICY=file REPORT=path)
-	@SEED="$(SEED)" FRESH="$(FRESH)" $(BOOTSTRAP) --steps python,binaries,model --plan demo
+	@SEED="$(SEED)" FRESH="$(FRESH)" $(SETUP) --steps python,binaries,model --plan demo
 	@SEED="$(SEED)" DETACH="$(DETACH)" BAD_POLICY="$(BAD_POLICY)" REPORT="$(REPORT)" \
 	  $(PY) -m trimwheel_demo play
 
@@ -40,15 +40,15 @@ test e2e: export TRIMWHEEL_USE_PROMETHEUS =
 test e2e: export TRIMWHEEL_USE_MLFLOW =
 
 test: ## set up what is missing and run every test
-	@$(BOOTSTRAP) --steps python,binaries,model --plan test
+	@$(SETUP) --steps python,binaries,model --plan test
 	@$(PY) -m pytest --durations=15
 
 test-unit: ## tests without a cluster, under a minute
-	@$(BOOTSTRAP) --steps python --plan quiet
+	@$(SETUP) --steps python --plan quiet
 	@$(PY) -m pytest $(UNIT) -q $(PARALLEL)
 
 coverage: ## lines that unit and cluster tests reach, by package; by file in build/coverage/files.txt
-	@$(BOOTSTRAP) --steps python,binaries --plan quiet
+	@$(SETUP) --steps python,binaries --plan quiet
 	@rm -rf build/coverage && mkdir -p build/coverage
 	@$(PY) -m coverage run -m pytest -q -m "not e2e" $(TESTS); status=$$?; \
 	  $(PY) -m coverage combine -q; $(PY) -m coverage report > build/coverage/files.txt; \
@@ -57,7 +57,7 @@ coverage: ## lines that unit and cluster tests reach, by package; by file in bui
 	  printf '%-32s %3s %%\n' all $$($(PY) -m coverage report --format=total); exit $$status
 
 e2e: ## the story as a test, on real components
-	@$(BOOTSTRAP) --steps python,binaries,model --plan quiet
+	@$(SETUP) --steps python,binaries,model --plan quiet
 	@$(PY) -m pytest -m e2e -s
 
 fmt: ## format and sort imports

@@ -20,7 +20,6 @@ import yaml
 from trimwheel_api import names
 from trimwheel_api.errors import SetupFailed
 from trimwheel_demo import load
-from trimwheel_demo.bootstrap import needed_binaries
 from trimwheel_demo.existing import ExistingCluster
 from trimwheel_demo.kube import Kube
 from trimwheel_demo.memory import MemoryWatch
@@ -37,6 +36,7 @@ from trimwheel_demo.places import (
 )
 from trimwheel_demo.report import Report
 from trimwheel_demo.settings import Options, chart_values
+from trimwheel_demo.setup.cached import needed_binaries
 from trimwheel_demo.teller import Teller
 from trimwheel_local import binaries
 from trimwheel_local.cluster import Cluster

@@ -1,8 +1,7 @@
-"""The set-up script: runs on a bare Python, checks everything at once, resumes."""
+"""The set-up: runs on a bare Python, checks everything at once, resumes."""
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import socket
@@ -12,42 +11,32 @@ from pathlib import Path
 
 import pytest
 
-from trimwheel_demo import bootstrap
+from trimwheel_demo.setup import cached, checks, lanes, steps
 from trimwheel_local.processes import ProcessId
 
 
-def test_it_imports_nothing_but_the_standard_library_at_the_top() -> None:
-    tree = ast.parse(Path(bootstrap.__file__).read_text())
-    roots = {
-        name.name.split(".")[0]
-        for node in tree.body
-        if isinstance(node, ast.Import)
-        for name in node.names
-    } | {
-        (node.module or "").split(".")[0] for node in tree.body if isinstance(node, ast.ImportFrom)
-    }
-    assert roots <= set(sys.stdlib_module_names)
-
-
-def test_it_finds_binaries_without_any_installed_package() -> None:
+def test_it_needs_no_installed_package() -> None:
     script = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import trimwheel_demo.bootstrap as b; "
-        "print(b._missing_binaries())"
+        "import sys; sys.path[:0] = sys.argv[1:]; import trimwheel_demo.setup.__main__ as setup; "
+        "from trimwheel_demo.setup.cached import missing_binaries; "
+        "setup.problems(['binaries'], 'demo'); print(missing_binaries())"
     )
-    folder = str(Path(bootstrap.__file__).parents[1])
+    root = checks.ROOT
     done = subprocess.run(
-        [sys.executable, "-S", "-c", script, folder], capture_output=True, text=True
+        [sys.executable, "-S", "-c", script, str(root / "pipelines"), str(root / "operator")],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("[")
 
 
 def test_all_failures_come_at_once_each_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bootstrap, "NEEDED_MEMORY", 10**18)
-    monkeypatch.setattr(bootstrap, "NEEDED_DISK", {"binaries": 10**18})
-    monkeypatch.setattr(bootstrap, "is_cached", lambda name: False)
-    monkeypatch.setattr(bootstrap.shutil, "which", lambda name: None)
-    found = bootstrap.problems(["binaries"])
+    monkeypatch.setattr(checks, "NEEDED_MEMORY", 10**18)
+    monkeypatch.setattr(checks, "NEEDED_DISK", {"binaries": 10**18})
+    monkeypatch.setattr(checks, "is_cached", lambda name: False)
+    monkeypatch.setattr(checks.shutil, "which", lambda name: None)
+    found = checks.problems(["binaries"])
     assert len(found) == 3
     (go,) = [text for text in found if "go is not on PATH" in text]
     assert "install Go 1.26" in go
@@ -68,14 +57,14 @@ def test_a_port_that_is_taken_is_named_with_a_remedy(
     elsewhere: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def told() -> list[str]:
-        return [text for text in bootstrap.problems([], "demo") if "port" in text]
+        return [text for text in checks.problems([], "demo") if "port" in text]
 
     assert not told()
     with socket.create_server(("127.0.0.1", elsewhere)):
         (problem,) = told()
         assert f"port {elsewhere} of 127.0.0.1 is taken" in problem
         assert "make down" in problem and "TRIMWHEEL_INDEX=252" in problem
-        assert not [text for text in bootstrap.problems([], "test") if "port" in text]
+        assert not [text for text in checks.problems([], "test") if "port" in text]
         monkeypatch.setenv("TRIMWHEEL_USE_KUBECONFIG", "/some/where")
         assert not told(), "a cluster of one's own takes no port here"
 
@@ -87,7 +76,7 @@ def test_the_ports_of_our_own_cluster_are_no_problem(elsewhere: int, tmp_path: P
     record.parent.mkdir()
     record.write_text(json.dumps({"process": ours.dump()}))
     with socket.create_server(("127.0.0.1", elsewhere)):
-        assert bootstrap._port_problem() == ""
+        assert checks._port_problem() == ""
 
 
 def test_options_that_cannot_work_are_told_with_all_other_problems(
@@ -95,7 +84,7 @@ def test_options_that_cannot_work_are_told_with_all_other_problems(
 ) -> None:
     for name, value in {"SEED": "abc", "TRIMWHEEL_INDEX": "-1", "BAD_POLICY": "/nope.json"}.items():
         monkeypatch.setenv(name, value)
-    found = bootstrap.problems([], "demo")
+    found = checks.problems([], "demo")
     for name in ("SEED", "TRIMWHEEL_INDEX", "BAD_POLICY"):
         assert any(text.startswith(name) for text in found), found
 
@@ -112,7 +101,7 @@ def test_what_a_service_of_ones_own_stands_in_for_is_not_built(
     given: dict[str, str], spared: set[str]
 ) -> None:
     everything = frozenset({"kube-apiserver", "etcd", "kubectl", "helm", "prometheus", "promtool"})
-    assert bootstrap.needed_binaries(everything, given) == everything - spared
+    assert cached.needed_binaries(everything, given) == everything - spared
 
 
 @pytest.mark.parametrize(
@@ -131,21 +120,21 @@ def test_debian_12s_own_go_is_too_old(
     go.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.delenv("GOTOOLCHAIN", raising=False)
-    assert (bootstrap._go_problem() == "") is fine
+    assert (checks._go_problem() == "") is fine
 
 
 def test_a_failed_step_says_which_command_and_shows_the_end_of_its_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bootstrap, "LOGS", tmp_path)
+    monkeypatch.setattr(steps, "LOGS", tmp_path)
 
-    def run(step: bootstrap.Step) -> None:
-        bootstrap._call(step, [sys.executable, "-c", "print('the reason'); exit(3)"], "trying")
+    def run(step: steps.Step) -> None:
+        steps._call(step, [sys.executable, "-c", "print('the reason'); exit(3)"], "trying")
 
-    monkeypatch.setattr(bootstrap, "is_cached", lambda name: False)
-    step = bootstrap.Step("python", run)
-    with pytest.raises(bootstrap.StepFailed, match="the reason"):
-        bootstrap.run_steps([step])
+    monkeypatch.setattr(lanes, "is_cached", lambda name: False)
+    step = steps.Step("python", run)
+    with pytest.raises(steps.StepFailed, match="the reason"):
+        lanes.run_steps([step])
     assert step.state == "failed"
 
 
@@ -155,13 +144,13 @@ def test_a_model_trained_by_another_checkout_is_found_and_one_that_is_gone_is_no
     monkeypatch.setenv("TRIMWHEEL_CACHE", str(tmp_path))
     monkeypatch.setenv("SEED", "7")
     monkeypatch.delenv("FRESH", raising=False)
-    assert not bootstrap.is_cached("model")
+    assert not cached.is_cached("model")
     trained = tmp_path / "models" / "encoder-0"
     trained.mkdir(parents=True)
-    bootstrap._model_note().write_text(f"{trained}\n")
-    assert bootstrap.is_cached("model")
+    cached.model_note().write_text(f"{trained}\n")
+    assert cached.is_cached("model")
     monkeypatch.setenv("FRESH", "1")
-    assert not bootstrap.is_cached("model")
+    assert not cached.is_cached("model")
     monkeypatch.setenv("FRESH", "")
     trained.rmdir()
-    assert not bootstrap.is_cached("model")
+    assert not cached.is_cached("model")
