@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from trimwheel_api import names
 from trimwheel_api.kinds import KINDS
-from trimwheel_cli.words import instant
+from trimwheel_api.times import instant
 
 Outcome = Literal["ok", "failed", "skipped"]
 LEASE_STALE_SECONDS = 60

@@ -5,13 +5,14 @@ Pure: the clock is an argument. Nothing here talks to a server.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 
 from trimwheel_api import names
 from trimwheel_api.kinds import PolicyRollout
 from trimwheel_api.kinds.policy_rollout import GuardStatus
 from trimwheel_api.policy import DENSE
+from trimwheel_api.times import instant
 from trimwheel_api.values import percent
 
 SHORT_DIGEST = 19
@@ -42,11 +43,6 @@ def until(end: str, now: datetime) -> str:
     """`in 29d` or `3h ago` for an RFC 3339 time."""
     left = (instant(end) - now).total_seconds()
     return f"in {span(left)}" if left >= 0 else f"{span(-left)} ago"
-
-
-def instant(text: str) -> datetime:
-    """An RFC 3339 time."""
-    return datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone(UTC)
 
 
 def span(seconds: float) -> str:

@@ -22,8 +22,8 @@ from typing import Any, Literal
 from trimwheel_api import names
 from trimwheel_api.errors import Refused
 from trimwheel_api.kinds import PolicyRollout
+from trimwheel_api.times import parse
 from trimwheel_operator.cluster import KubeApi, path_of
-from trimwheel_operator.plan.clock import parse
 from trimwheel_operator.plan.observed import AdmissionCheck
 
 APPROVERS = "trimwheel-approvers"

@@ -26,11 +26,11 @@ import click
 from trimwheel_api import names
 from trimwheel_api.errors import SetupFailed, TrimwheelError, Unavailable
 from trimwheel_api.policy import DENSE, parse_policy
+from trimwheel_api.times import to_micro
 from trimwheel_console import emit, note, output_option, progress, text_table
 from trimwheel_kube.connection import connect
 from trimwheel_operator.bench_place import cluster_for_bench
 from trimwheel_operator.cluster import KubeApi, path_of
-from trimwheel_operator.plan.clock import to_micro
 from trimwheel_operator.raw import acknowledgement
 
 MODEL = "bench"

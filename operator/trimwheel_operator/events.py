@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from trimwheel_api import names
+from trimwheel_api.times import to_text
 from trimwheel_operator.plan.actions import PostEvent
-from trimwheel_operator.plan.clock import to_text
 
 MAX_MESSAGE = 1024
 _MAX_NAME = 253

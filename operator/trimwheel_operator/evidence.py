@@ -14,8 +14,8 @@ from datetime import datetime
 from trimwheel_api import metrics, names
 from trimwheel_api.kinds import PolicyRollout
 from trimwheel_api.kinds.policy_rollout import EffectiveRules, GuardStatus
+from trimwheel_api.times import parse_or
 from trimwheel_api.values import decimal_string
-from trimwheel_operator.plan.clock import parse_or
 from trimwheel_operator.plan.observed import Evidence
 from trimwheel_operator.samples import Samples
 from trimwheel_telemetry.answers import Answer, Ok, Series

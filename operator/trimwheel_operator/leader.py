@@ -18,8 +18,8 @@ from typing import Any
 
 from trimwheel_api import names
 from trimwheel_api.errors import Conflict, TrimwheelError, Unavailable
+from trimwheel_api.times import to_micro
 from trimwheel_operator.cluster import KubeApi, path_of
-from trimwheel_operator.plan.clock import to_micro
 
 log = logging.getLogger(__name__)
 

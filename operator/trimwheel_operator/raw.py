@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from trimwheel_api import names
 from trimwheel_api.kinds import AdaptiveModel, Resource
-from trimwheel_operator.plan.clock import parse
+from trimwheel_api.times import parse
 from trimwheel_operator.plan.observed import (
     Acknowledgement,
     DeploymentState,

@@ -14,9 +14,10 @@ from datetime import UTC, datetime
 import numpy as np
 
 from trimwheel_api.errors import NotEnoughData
+from trimwheel_api.times import to_text
 from trimwheel_pipelines.audit_window import AuditWindow, Promise, Selection, select_audits
 from trimwheel_pipelines.records import AuditRecords, RecordReader
-from trimwheel_pipelines.tuning_plan import Plan, timestamp
+from trimwheel_pipelines.tuning_plan import Plan
 from trimwheel_pipelines.tuning_status import Reporter
 from trimwheel_pipelines.tuning_world import World
 
@@ -53,7 +54,7 @@ class Collector:
         self._reporter.phase(
             "Collecting",
             f"{need} audits for the search",
-            started_at=timestamp(self._world.clock()),
+            started_at=to_text(self._world.clock()),
             certify_needed=plan.n,
         )
         polls = 0

@@ -21,9 +21,10 @@ from trimwheel_api.kinds.adaptive_model import DriftState
 from trimwheel_api.kinds.tuning_run import TuningReason
 from trimwheel_api.names import Reason
 from trimwheel_api.policy import DENSE
+from trimwheel_api.times import instant
 from trimwheel_api.values import seconds
 from trimwheel_pipelines.drift import Drift, DriftVerdict
-from trimwheel_pipelines.tuning_plan import RENEWAL_SHARE, instant, window_opens
+from trimwheel_pipelines.tuning_plan import RENEWAL_SHARE, window_opens
 from trimwheel_pipelines.view import View
 from trimwheel_pipelines.watch import state_of
 

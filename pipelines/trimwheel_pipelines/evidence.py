@@ -13,12 +13,13 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from trimwheel_api.times import to_text
 from trimwheel_pipelines import plots
 from trimwheel_pipelines.certificate import Certificate
 from trimwheel_pipelines.registry import Trial
 from trimwheel_pipelines.study import Study, TrialRecord
 from trimwheel_pipelines.trials import Search
-from trimwheel_pipelines.tuning_plan import LOOKS, Incumbent, Measured, Plan, timestamp
+from trimwheel_pipelines.tuning_plan import LOOKS, Incumbent, Measured, Plan
 
 PARETO_FILE = "pareto.png"
 CALIBRATION_FILE = "calibration.png"
@@ -48,7 +49,7 @@ def run_params(plan: Plan, records: int, opens: float, incumbent: Incumbent) -> 
         "search_records": records,
         "certify_records": plan.n,
         "looks": LOOKS,
-        "window_opens": timestamp(datetime.fromtimestamp(opens, UTC)),
+        "window_opens": to_text(datetime.fromtimestamp(opens, UTC)),
         "model_uri": plan.model_uri,
         "model_digest": plan.model_digest,
         "incumbent": incumbent.served.digest,

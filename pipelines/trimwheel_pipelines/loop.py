@@ -23,6 +23,7 @@ from trimwheel_api import metrics, names
 from trimwheel_api.errors import Conflict, TrimwheelError, Unavailable
 from trimwheel_api.kinds import AdaptiveModel, AdaptivePolicy, PolicyRollout, TuningRun
 from trimwheel_api.kinds.tuning_run import TuningRunSpec
+from trimwheel_api.times import instant
 from trimwheel_api.values import seconds
 from trimwheel_pipelines.alarm_budget import spent_alarms
 from trimwheel_pipelines.covariates import newest_z
@@ -35,7 +36,6 @@ from trimwheel_pipelines.promotion import Aliases
 from trimwheel_pipelines.records import RecordReader
 from trimwheel_pipelines.retention import purge
 from trimwheel_pipelines.signals import Telemetry
-from trimwheel_pipelines.tuning_plan import instant
 from trimwheel_pipelines.tuning_world import utc_now
 from trimwheel_pipelines.view import View
 from trimwheel_pipelines.watch import (

@@ -14,9 +14,9 @@ from collections.abc import Callable
 
 from trimwheel_api import names
 from trimwheel_api.kinds import AdaptivePolicy
+from trimwheel_api.times import to_text
 from trimwheel_pipelines.ledger import Event, Ledger, payload_of
 from trimwheel_pipelines.registry import Registry
-from trimwheel_pipelines.tuning_plan import timestamp
 from trimwheel_pipelines.view import View, digest_of_object, promoted, rolled_out
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class Aliases:
         last = self._ledger.last(view.subject, KIND, uid)
         if last is None or payload_of(last) != payload:
             number = 0 if last is None else last.source_seq + 1
-            at = timestamp(view.now)
+            at = to_text(view.now)
             event = Event(at, names.PIPELINES_ACCOUNT, KIND, view.subject, uid, number, payload)
             self._ledger.append([event])
         self._registry.move_alias(namespace, model, alias, wanted)

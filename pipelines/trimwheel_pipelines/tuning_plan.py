@@ -8,13 +8,13 @@ finalists share delta.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from trimwheel_api import names
-from trimwheel_api.errors import SpecInvalid
 from trimwheel_api.kinds import AdaptiveModel, AdaptivePolicy, TuningRun
 from trimwheel_api.kinds.adaptive_policy import Certificate as CertificateSpec
 from trimwheel_api.policy import DENSE, Policy, parse_policy
+from trimwheel_api.times import instant, to_text
 from trimwheel_api.values import decimal_string, seconds
 from trimwheel_pipelines.audit_window import LOOK_SHARES
 from trimwheel_pipelines.certificate import Certificate
@@ -185,8 +185,8 @@ def certificate_spec(
         design_effect=decimal_string(found.design_effect, 4),
         missing=decimal_string(found.missing),
         p_value=decimal_string(found.p_value),
-        window_start=timestamp(found.opened),
-        window_end=timestamp(found.closed),
+        window_start=to_text(found.opened),
+        window_end=to_text(found.closed),
         short=found.short,
         population="; ".join(shares)[:512],
         policy_digest=policy.digest,
@@ -194,8 +194,8 @@ def certificate_spec(
         score_digest=score_digest,
         looks=found.look + 1,
         finalists=len(found.finalists),
-        issued_at=timestamp(now),
-        expires_at=timestamp(now + timedelta(seconds=plan.ttl)),
+        issued_at=to_text(now),
+        expires_at=to_text(now + timedelta(seconds=plan.ttl)),
         tuning_run=plan.run,
     )
 
@@ -207,16 +207,3 @@ def object_name(plan: Plan, policy: Policy) -> str:
     """
     tail = f"-{policy.digest.removeprefix('sha256:')[:8]}-{plan.uid[:4]}"
     return plan.model[: _NAME_LIMIT - len(tail)].rstrip("-.") + tail
-
-
-def instant(text: str) -> datetime:
-    """An RFC 3339 time. Raises SpecInvalid for anything else."""
-    try:
-        return datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone(UTC)
-    except ValueError as error:
-        raise SpecInvalid("time", "must be RFC 3339", text) from error
-
-
-def timestamp(moment: datetime) -> str:
-    """A time as the API server writes it, to the second."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -8,26 +8,26 @@ deleted, or that a newer alarm has overtaken, is found out here and ends the Job
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 from trimwheel_api import names
+from trimwheel_api.conditions import Row, with_conditions
 from trimwheel_api.errors import Conflict, TrimwheelError
-from trimwheel_api.kinds import Condition, TuningRun
+from trimwheel_api.kinds import TuningRun
 from trimwheel_api.kinds.tuning_run import TuningRunStatus
 from trimwheel_api.names import Reason
+from trimwheel_api.times import to_text
 from trimwheel_pipelines.kube import Objects
 from trimwheel_pipelines.patience import Patience
-from trimwheel_pipelines.tuning_plan import timestamp
 
 log = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 2.0
 """Progress is written no more often than this."""
 _TRIES = 8
-Truth = Literal["True", "False"]
 
 
 class Gone(TrimwheelError):
@@ -55,9 +55,9 @@ class Reporter:
         log.info("%s: %s", phase, message)
         self._write(
             {"phase": phase, **fields},
-            ready=("False", Reason.RUNNING, message),
-            reconciling=("True", Reason.RUNNING, f"{phase}: {message}"),
-            stalled=("False", Reason.RUNNING, ""),
+            (names.READY, False, Reason.RUNNING, message),
+            (names.RECONCILING, True, Reason.RUNNING, f"{phase}: {message}"),
+            (names.STALLED, False, Reason.RUNNING, ""),
         )
 
     def progress(self, phase: str, message: str, **fields: Any) -> None:
@@ -72,12 +72,12 @@ class Reporter:
         """The end: success is Ready, everything else Stalled with its reason."""
         log.info("%s: %s", outcome, message)
         good = reason in (Reason.SUCCEEDED, Reason.NO_IMPROVEMENT)
-        done = {"outcome": outcome, "phase": "Finished", "finished_at": timestamp(self.clock())}
+        done = {"outcome": outcome, "phase": "Finished", "finished_at": to_text(self.clock())}
         self._write(
             done | fields,
-            ready=("True" if good else "False", reason, message),
-            reconciling=("False", reason, ""),
-            stalled=("False" if good else "True", reason, "" if good else message),
+            (names.READY, good, reason, message),
+            (names.RECONCILING, False, reason, ""),
+            (names.STALLED, not good, reason, "" if good else message),
         )
 
     def check(self, model: str) -> None:
@@ -98,15 +98,7 @@ class Reporter:
         if later and mine.spec.reason != Reason.HARMFUL:
             raise Superseded(f"TuningRun {later[0]} was started by harm after this one")
 
-    def _write(
-        self,
-        fields: dict[str, Any],
-        *,
-        ready: tuple[Truth, str, str],
-        reconciling: tuple[Truth, str, str],
-        stalled: tuple[Truth, str, str],
-    ) -> None:
-        rows = {names.READY: ready, names.RECONCILING: reconciling, names.STALLED: stalled}
+    def _write(self, fields: dict[str, Any], *rows: Row) -> None:
         for _ in range(_TRIES):
             observed = self._read()
             status = status_with(
@@ -139,27 +131,15 @@ class Reporter:
 def status_with(
     status: TuningRunStatus,
     fields: dict[str, Any],
-    rows: dict[str, tuple[Truth, str, str]],
+    rows: Sequence[Row],
     generation: int,
     now: datetime,
 ) -> TuningRunStatus:
     """The status with these fields and conditions; transition times move only on a flip."""
-    conditions = {condition.type: condition for condition in status.conditions}
-    for kind, (truth, reason, message) in rows.items():
-        before = conditions.get(kind)
-        flipped = before is None or before.status != truth
-        conditions[kind] = Condition(
-            type=kind,
-            status=truth,
-            reason=reason,
-            message=message,
-            last_transition_time=timestamp(now)
-            if flipped or before is None
-            else before.last_transition_time,
-            observed_generation=generation,
-        )
-    changed = {"conditions": list(conditions.values()), "observed_generation": generation}
-    return status.model_copy(update=fields | changed)
+    conditions = with_conditions(status.conditions, rows, now=now, generation=generation)
+    return status.model_copy(
+        update=fields | {"conditions": conditions, "observed_generation": generation}
+    )
 
 
 def _order(run: TuningRun) -> tuple[str, str]:

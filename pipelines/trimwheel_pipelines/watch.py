@@ -17,6 +17,7 @@ import numpy.typing as npt
 from trimwheel_api.kinds import AdaptiveModel
 from trimwheel_api.kinds.adaptive_model import DriftState
 from trimwheel_api.policy import DENSE
+from trimwheel_api.times import instant, to_text
 from trimwheel_api.values import decimal_string, seconds
 from trimwheel_pipelines.covariates import DAY, CovariateSettings, Signal
 from trimwheel_pipelines.drift import (
@@ -27,7 +28,6 @@ from trimwheel_pipelines.drift import (
     judge_drift,
 )
 from trimwheel_pipelines.records import AuditRecords
-from trimwheel_pipelines.tuning_plan import instant, timestamp
 
 FIRST_EXIT_SCORE = "first-exit score"
 SHORT_BLOCK = 60.0
@@ -169,4 +169,4 @@ def state_of(verdict: DriftVerdict, now: float) -> DriftState:
 
 def timestamp_of(moment: float) -> str:
     """Unix seconds as RFC 3339."""
-    return timestamp(datetime.fromtimestamp(moment, UTC))
+    return to_text(datetime.fromtimestamp(moment, UTC))

@@ -15,6 +15,7 @@ from trimwheel_api.kinds import (
     PolicyRollout,
     TuningRun,
 )
+from trimwheel_api.times import to_text
 from trimwheel_operator import manifests
 from trimwheel_operator.plan.actions import (
     Action,
@@ -25,7 +26,6 @@ from trimwheel_operator.plan.actions import (
     PostEvent,
     WriteAssignment,
 )
-from trimwheel_operator.plan.clock import to_text
 from trimwheel_operator.plan.observed import TuningJob
 
 START = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)

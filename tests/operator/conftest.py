@@ -11,7 +11,7 @@ import pytest
 from tests.operator.world import START, World
 
 from trimwheel_api.policy import Policy
-from trimwheel_operator.plan.clock import to_micro
+from trimwheel_api.times import to_micro
 
 GOOD = {"exit": {"enabled": True, "thresholds": ["0.9", "0.95"]}}
 OTHER = {"exit": {"enabled": True, "thresholds": ["0.8", "0.9"]}}

@@ -12,6 +12,7 @@ from prometheus_client import generate_latest
 from tests.operator.world import START, merged
 
 from trimwheel_api import names
+from trimwheel_api.conditions import with_condition
 from trimwheel_api.errors import SpecInvalid
 from trimwheel_api.kinds import KINDS
 from trimwheel_api.kinds.policy_rollout import GuardStatus
@@ -23,7 +24,6 @@ from trimwheel_operator.plan.actions import (
     Report,
     merge_patch,
 )
-from trimwheel_operator.plan.conditions import with_condition
 from trimwheel_operator.raw import acknowledgement, held_since, tuning_job
 from trimwheel_operator.settings import from_environment
 from trimwheel_operator.watching import key_of

@@ -9,7 +9,7 @@ import pytest
 from trimwheel_api import names
 from trimwheel_api.names import Reason
 from trimwheel_api.policy import DENSE
-from trimwheel_operator.plan.clock import to_micro
+from trimwheel_api.times import to_micro
 from trimwheel_operator.plan.stable import harm_asks_for_full_depth
 
 World = Any

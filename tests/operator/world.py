@@ -21,11 +21,11 @@ from trimwheel_api.kinds import (
 from trimwheel_api.kinds.policy_rollout import GuardStatus
 from trimwheel_api.names import GUARDS
 from trimwheel_api.policy import parse_policy
+from trimwheel_api.times import to_micro, to_text
 from trimwheel_operator.plan import plan
 from trimwheel_operator.plan.actions import (
     Plan,
 )
-from trimwheel_operator.plan.clock import to_micro, to_text
 from trimwheel_operator.plan.observed import (
     Acknowledgement,
     AdmissionCheck,

@@ -11,10 +11,10 @@ from datetime import datetime, timedelta
 
 from trimwheel_api import names
 from trimwheel_api.kinds import AdaptiveModel
+from trimwheel_api.times import parse
 from trimwheel_api.values import seconds
 from trimwheel_operator.plan import models, phases, policies, rollouts, tuning
 from trimwheel_operator.plan.actions import Action, Plan, Report
-from trimwheel_operator.plan.clock import parse
 from trimwheel_operator.plan.draft import Draft
 from trimwheel_operator.plan.observed import ObservedState
 from trimwheel_operator.plan.validation import first_mistake

@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from trimwheel_api.kinds.policy_rollout import Actuation
-from trimwheel_operator.plan.clock import parse, parse_or, to_micro
+from trimwheel_api.times import parse, parse_or, to_micro
 from trimwheel_operator.plan.observed import ObservedState
 
 MAX_PENDING = 64

@@ -12,7 +12,7 @@ from typing import Literal
 from trimwheel_api import names
 from trimwheel_api.kinds import PolicyApproval, PolicyRollout
 from trimwheel_api.names import Action, Reason
-from trimwheel_operator.plan.clock import parse
+from trimwheel_api.times import parse
 from trimwheel_operator.plan.draft import Draft
 from trimwheel_operator.plan.gates import is_person
 

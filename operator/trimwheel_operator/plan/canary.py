@@ -9,14 +9,14 @@ from __future__ import annotations
 from datetime import timedelta
 
 from trimwheel_api import names
+from trimwheel_api.conditions import is_true
 from trimwheel_api.kinds import AdaptiveModel, PolicyRollout
 from trimwheel_api.kinds.policy_rollout import GuardStatus
 from trimwheel_api.names import Action, Reason
+from trimwheel_api.times import parse, parse_or, to_micro
 from trimwheel_api.values import percent, seconds
 from trimwheel_operator.plan import outcomes, phases
 from trimwheel_operator.plan.approvals import approval
-from trimwheel_operator.plan.clock import parse, parse_or, to_micro
-from trimwheel_operator.plan.conditions import is_true
 from trimwheel_operator.plan.draft import Draft
 from trimwheel_operator.plan.outcomes import Stop
 from trimwheel_operator.plan.stable import assigned_policy, known_document, policy_of_digest

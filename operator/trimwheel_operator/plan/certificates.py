@@ -22,7 +22,7 @@ from trimwheel_api.kinds.adaptive_model import (
 from trimwheel_api.kinds.adaptive_policy import Certificate
 from trimwheel_api.names import Reason
 from trimwheel_api.policy import DENSE, parse_policy
-from trimwheel_operator.plan.clock import parse, to_micro, to_text
+from trimwheel_api.times import parse, to_micro, to_text
 
 MAX_MISSING_SHARE = 0.25
 """Of epsilon: above this share of lost audits a certificate's window is void."""

@@ -12,11 +12,13 @@ from datetime import datetime
 from typing import Any, Literal
 
 from trimwheel_api import names
+from trimwheel_api.conditions import State, with_condition
 from trimwheel_api.kinds import PolicyRollout, dump
 from trimwheel_api.kinds.adaptive_model import AdaptiveModelStatus
 from trimwheel_api.kinds.common import Metadata
 from trimwheel_api.kinds.policy_assignment import PolicyAssignmentSpec
 from trimwheel_api.kinds.policy_rollout import Decision, PolicyRolloutStatus
+from trimwheel_api.times import to_micro
 from trimwheel_operator.plan.actions import (
     Action,
     Decided,
@@ -25,8 +27,6 @@ from trimwheel_operator.plan.actions import (
     WriteAssignment,
     merge_patch,
 )
-from trimwheel_operator.plan.clock import to_micro
-from trimwheel_operator.plan.conditions import State, with_condition
 from trimwheel_operator.plan.observed import ObservedState
 from trimwheel_operator.plan.phases import age
 

@@ -14,10 +14,10 @@ from trimwheel_api.kinds import AdaptiveModel
 from trimwheel_api.kinds.adaptive_model import CandidatePolicy, DriftState, StablePolicy
 from trimwheel_api.kinds.policy_assignment import PolicyAssignmentSpec
 from trimwheel_api.names import Reason
+from trimwheel_api.times import EPOCH, parse, parse_or, to_micro
 from trimwheel_operator import manifests
 from trimwheel_operator.plan.actions import Ensure
 from trimwheel_operator.plan.certificates import harm_since, of_intended
-from trimwheel_operator.plan.clock import EPOCH, parse, parse_or, to_micro
 from trimwheel_operator.plan.draft import Draft, owner_reference
 from trimwheel_operator.plan.observed import ObservedState
 from trimwheel_operator.plan.outcomes import is_decision_on

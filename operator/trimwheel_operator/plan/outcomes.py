@@ -17,6 +17,7 @@ from trimwheel_api.kinds.policy_assignment import AssignedPolicy, PolicyAssignme
 from trimwheel_api.kinds.policy_rollout import EffectiveRules
 from trimwheel_api.names import Action, Reason
 from trimwheel_api.policy import DENSE
+from trimwheel_api.times import parse, to_micro, to_text
 from trimwheel_api.values import basis_points, percent
 from trimwheel_operator.plan import actuation, phases
 from trimwheel_operator.plan.certificates import (
@@ -25,7 +26,6 @@ from trimwheel_operator.plan.certificates import (
     revocation,
     standing,
 )
-from trimwheel_operator.plan.clock import parse, to_micro, to_text
 from trimwheel_operator.plan.draft import Draft
 from trimwheel_operator.plan.stable import policy_of_digest
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from trimwheel_api import names
+from trimwheel_api.conditions import Row, with_conditions
 from trimwheel_api.errors import PolicyInvalid
 from trimwheel_api.kinds import AdaptiveModel, AdaptivePolicy, Condition
 from trimwheel_api.kinds.adaptive_policy import ActiveIn, AdaptivePolicyStatus
@@ -12,7 +13,6 @@ from trimwheel_api.names import Reason
 from trimwheel_api.policy import Policy, parse_policy
 from trimwheel_operator.plan.actions import Action
 from trimwheel_operator.plan.certificates import Standing, revocation, standing
-from trimwheel_operator.plan.conditions import Row, with_conditions
 from trimwheel_operator.plan.draft import Draft, status_patch
 
 

@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from trimwheel_api import names
+from trimwheel_api.conditions import is_true
 from trimwheel_api.kinds import AdaptiveModel, PolicyRollout
 from trimwheel_api.kinds.policy_assignment import PolicyAssignmentSpec
 from trimwheel_api.kinds.policy_rollout import PolicyRolloutStatus
 from trimwheel_api.names import Action, Reason
+from trimwheel_api.times import to_text
 from trimwheel_api.values import basis_points
 from trimwheel_operator.plan import canary, gates, outcomes, phases, stops
 from trimwheel_operator.plan.actions import Decided
 from trimwheel_operator.plan.approvals import rejection
-from trimwheel_operator.plan.clock import to_text
-from trimwheel_operator.plan.conditions import is_true
 from trimwheel_operator.plan.draft import Draft
 from trimwheel_operator.plan.gates import Refusal, Request
 from trimwheel_operator.plan.outcomes import Stop

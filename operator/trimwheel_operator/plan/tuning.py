@@ -7,13 +7,13 @@ waits, or died without a word. A run that failed leaves the incumbent where it w
 from __future__ import annotations
 
 from trimwheel_api import names
+from trimwheel_api.conditions import Row, with_conditions
 from trimwheel_api.kinds import AdaptiveModel, TuningRun
 from trimwheel_api.kinds.tuning_run import TuningRunStatus
 from trimwheel_api.names import Reason
+from trimwheel_api.times import to_text
 from trimwheel_operator.jobs import tuning_job
 from trimwheel_operator.plan.actions import Action, CreateJob, DeleteJob
-from trimwheel_operator.plan.clock import to_text
-from trimwheel_operator.plan.conditions import Row, with_conditions
 from trimwheel_operator.plan.draft import Draft, status_patch
 from trimwheel_operator.plan.observed import ObservedState, TuningJob
 from trimwheel_operator.plan.validation import first_mistake

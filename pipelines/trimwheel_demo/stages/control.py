@@ -9,6 +9,7 @@ from typing import Any
 
 from trimwheel_api import names
 from trimwheel_api.policy import parse_policy
+from trimwheel_api.times import instant
 from trimwheel_api.values import seconds
 from trimwheel_demo.evidence import Evidence, condition_path, object_evidence
 from trimwheel_demo.kube import status
@@ -20,7 +21,6 @@ from trimwheel_demo.stages.following import (
     decision,
     follow_rollout,
     guards_line,
-    instant,
     is_awaiting,
     is_rolled_back,
     steps_report,

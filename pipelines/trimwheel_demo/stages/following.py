@@ -6,11 +6,11 @@ Used by the stages; reads objects, decides nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
 from typing import Any
 
 from trimwheel_api import names
 from trimwheel_api.errors import TrimwheelError
+from trimwheel_api.times import instant
 from trimwheel_demo.kube import condition, is_true, status
 from trimwheel_demo.places import MODEL
 from trimwheel_demo.world import World
@@ -206,8 +206,3 @@ def is_promoted(item: Item) -> bool:
 def is_rolled_back(item: Item) -> bool:
     """Whether every live worker is back on stable."""
     return is_true(item, names.ROLLED_BACK)
-
-
-def instant(text: str) -> datetime:
-    """A moment as the API server writes it."""
-    return datetime.fromisoformat(text.replace("Z", "+00:00"))

@@ -8,6 +8,7 @@ from typing import Any
 from trimwheel_api import names
 from trimwheel_api.errors import Refused
 from trimwheel_api.policy import parse_policy
+from trimwheel_api.times import instant
 from trimwheel_demo import load
 from trimwheel_demo.evidence import (
     Evidence,
@@ -24,7 +25,6 @@ from trimwheel_demo.stages.following import (
     StoryFailed,
     decision,
     follow_rollout,
-    instant,
     is_rolled_back,
 )
 from trimwheel_demo.world import World

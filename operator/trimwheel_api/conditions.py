@@ -1,6 +1,6 @@
 """`metav1.Condition` lists as values: set one, and the transition time moves only on a flip.
 
-Used by all stories of the plan. Pure.
+Used by the operator's plan and by a TuningRun's reporter. Pure.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Literal
 
 from trimwheel_api.kinds import Condition
-from trimwheel_operator.plan.clock import to_text
+from trimwheel_api.times import to_text
 
 State = Literal["True", "False", "Unknown"]
 Row = tuple[str, State | bool, str, str]

@@ -1,11 +1,13 @@
 """Times as they stand in objects: RFC 3339, UTC; seconds in conditions, microseconds elsewhere.
 
-Pure; the current time is always an argument of a plan, never read here.
+Used by operator, pipelines, CLI and demo. Pure; the current time is always an argument.
 """
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
+
+from trimwheel_api.errors import SpecInvalid
 
 EPOCH = datetime.fromtimestamp(0, UTC)
 
@@ -33,3 +35,11 @@ def parse_or(text: str, fallback: datetime) -> datetime:
     """As `parse`, with an answer for the unreadable."""
     found = parse(text)
     return fallback if found is None else found
+
+
+def instant(text: str) -> datetime:
+    """As `parse`, for a time that has to be there. Raises SpecInvalid for anything else."""
+    found = parse(text)
+    if found is None:
+        raise SpecInvalid("time", "must be RFC 3339", text)
+    return found
