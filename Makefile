@@ -15,6 +15,7 @@ BAD_POLICY ?=
 REPORT ?= build/demo-report.json
 TESTS ?=
 UNIT := -m "not cluster and not e2e and not slow"
+NO_CLUSTER := -m "not cluster and not e2e"
 # Two processes, each with whole files: what a file's tests share is made once.
 PARALLEL := -n 2 --dist loadfile
 
@@ -41,7 +42,8 @@ test e2e: export TRIMWHEEL_USE_MLFLOW =
 
 test: ## set up what is missing and run every test
 	@$(SETUP) --steps python,binaries,model --plan test
-	@$(PY) -m pytest --durations=15
+	@$(PY) -m pytest $(NO_CLUSTER) -q $(PARALLEL)
+	@$(PY) -m pytest -m "cluster or e2e" --durations=15
 
 test-unit: ## tests without a cluster, under a minute
 	@$(SETUP) --steps python --plan quiet
@@ -62,7 +64,7 @@ e2e: ## the story as a test, on real components
 
 fmt: ## format and sort imports
 	@$(PY) -m ruff format operator workers pipelines dashboards tests
-	@$(PY) -m ruff check --fix -q operator workers pipelines dashboards tests || true
+	@$(PY) -m ruff check --fix --exit-zero -q operator workers pipelines dashboards tests
 
 lint: ## ruff, mypy --strict, import contracts
 	@$(PY) -m ruff check operator workers pipelines dashboards tests

@@ -22,7 +22,7 @@ class OperatorMetrics:
         self.registry = CollectorRegistry()
         self._made = {row.name: self._make(row) for row in metrics.of_component("operator")}
         self._judged: dict[tuple[str, str], set[str]] = {}
-        """Guards that a model's gauges speak of, until its rollout ends."""
+        """Guards that a model's gauges speak of: its active rollout's, or the last one's."""
 
     def serve(self, address: str, port: int = names.OPERATOR_METRICS_PORT) -> None:
         """Answer scrapes, in a thread of its own."""

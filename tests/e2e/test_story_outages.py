@@ -353,7 +353,7 @@ def _audits_counted(world: World, pod: str) -> int:
 def _audits_in_segments(world: World) -> Counter[str]:
     found: Counter[str] = Counter()
     folder = Path(segment_folder(str(world.story.places.records), NAMESPACE, MODEL))
-    for path in folder.glob("*.parquet"):
+    for path in folder.rglob("*.parquet"):
         _, pod, _, count, lost = parse_segment_name(path.name)
         found[pod] += count + lost
     return found

@@ -106,7 +106,7 @@ def test_settings_come_from_the_environment_and_name_a_bad_variable() -> None:
         from_environment({"TRIMWHEEL_RESYNC": "soon"})
 
 
-def test_gauges_of_a_rollout_end_with_it_and_a_models_with_the_model() -> None:
+def test_gauges_end_when_no_rollout_is_left_to_speak_of_and_a_models_with_the_model() -> None:
     made, key = OperatorMetrics(), ("team", "router")
     guard = GuardStatus(name="errors", verdict="Pass", value="0.001", bound="0.002")
 

@@ -45,6 +45,20 @@ def test_a_new_model_starts_dense_with_an_assignment_of_its_own(world: World) ->
     assert sorted(kinds) == ["Deployment", "Role", "RoleBinding", "Service", "ServiceAccount"]
 
 
+def test_the_gauges_keep_what_the_last_rollout_ended_with_until_the_next_is_judged(
+    world: World, good: Document
+) -> None:
+    def shown() -> dict[str, str]:
+        return {guard.name: guard.verdict for guard in world.look().report.guards}
+
+    start(world, good)
+    assert set(shown().values()) == {"NotEnoughEvidence"}
+    world.guards("Pass", disagreement="Fail")
+    world.after(1).settle()
+    assert world.of_rollout("ramp").phase == "RolledBack"
+    assert shown()["disagreement"] == "Fail" and shown()["errors"] == "Pass"
+
+
 def test_rules_are_frozen_before_anybody_hears_of_the_candidate(
     world: World, good: Document, digest_of: Callable[[Document], str]
 ) -> None:

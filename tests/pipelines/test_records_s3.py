@@ -15,7 +15,7 @@ from moto.server import ThreadedMotoServer
 
 from trimwheel_api.errors import Unavailable
 from trimwheel_api.records import segment_folder, segment_name
-from trimwheel_pipelines.records import QUARANTINE, RecordReader
+from trimwheel_pipelines.records import RecordReader
 from trimwheel_pipelines.retention import purge
 from trimwheel_workers.records.segments import deliver, to_parquet
 
@@ -76,9 +76,9 @@ def test_a_broken_object_is_set_aside_and_retention_removes_all(s3: ThreadedMoto
     found = reader()
     found.read_new()
     assert found.corrupt == 1 and found.segments() == []
-    assert len(found.segments(QUARANTINE)) == 1
+    assert len(found.files.aside()) == 1
     assert purge(found, 2000.0) == 1
-    assert found.segments(QUARANTINE) == []
+    assert found.files.aside() == []
 
 
 def test_a_misspelt_bucket_is_an_error_and_is_not_created(s3: ThreadedMotoServer) -> None:

@@ -62,12 +62,14 @@ def _model(draft: Draft, model: AdaptiveModel) -> list[Action]:
 
 
 def _report(draft: Draft) -> Report:
+    """The guards are the active rollout's; between two, those that the last one ended with."""
     spec = draft.assignment
-    active = [one for one in draft.rollouts.values() if phases.is_active(one)]
+    judged = [one for one in draft.rollouts.values() if one.guards]
+    judged.sort(key=lambda one: (phases.is_active(one), one.finished_at))
     return Report(
         degraded=draft.model.is_true(names.DEGRADED),
         weight=spec.weight_basis_points if spec else 0,
-        guards=tuple(active[0].guards) if active else (),
+        guards=tuple(judged[-1].guards) if judged else (),
     )
 
 
