@@ -9,7 +9,8 @@ import json
 import os
 import shlex
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import click
@@ -17,7 +18,7 @@ import yaml
 
 from trimwheel_api import names
 from trimwheel_api.errors import SetupFailed
-from trimwheel_console import NEGATIVE, emit, note, output_option
+from trimwheel_console import NEGATIVE, emit, note, output_option, progress, text_table
 from trimwheel_console.exits import ErrorHandling
 from trimwheel_demo import load as generator
 from trimwheel_demo.places import MODEL, NAMESPACE, default_places
@@ -142,6 +143,7 @@ def demo() -> None:
 
     \b
     trimwheel demo play      # as make demo does
+    trimwheel demo check     # does all that its report claims still hold?
     trimwheel demo down
     """
 
@@ -168,6 +170,42 @@ def play(output: str) -> None:
     if as_json:
         emit(json.loads(report.read_text()), output)
     sys.exit(code)
+
+
+@demo.command("check", short_help="Read every claim of the demo's report again.")
+@output_option
+def check(output: str) -> None:
+    """Read every claim of the demo's report again from the live system; exit 1 when one is untrue.
+
+    Runs the report's own kubectl, curl and PromQL lines. A claim may have become untrue honestly:
+    a policy that was promoted later, say.
+
+    \b
+    trimwheel demo check
+    trimwheel demo check -o json | jq '.readings[] | select(.holds | not)'
+    """
+    from trimwheel_demo.recheck import count, recheck
+
+    found = session()
+    path = Path(found.get("TRIMWHEEL_REPORT") or "")
+    if not path.is_file():
+        raise SetupFailed("there is no report of a demo: play one with `make demo`")
+    report = json.loads(path.read_text())
+    readings = []
+    with progress() as bar:
+        task = bar.add_task("reading claims again", total=count(report))
+        for reading in recheck(report, os.environ | found):
+            readings.append(reading)
+            bar.advance(task)
+    untrue = [one for one in readings if not one.holds]
+    rows = [[one.stage, one.kind, "holds" if one.holds else "DOES NOT HOLD", one.said[:60]]
+            for one in readings]  # fmt: skip
+    table = text_table(["stage", "claim", "", "the system says"], rows)
+    table += f"\n\n{len(readings)} claims, {len(untrue)} do not hold"
+    value = {"claims": len(readings), "untrue": len(untrue)}
+    emit(value | {"readings": [asdict(one) for one in readings]}, output, table=table)
+    if untrue:
+        sys.exit(NEGATIVE)
 
 
 @demo.command("register", short_help="Register the trained encoder; print its AdaptiveModel.")

@@ -65,3 +65,26 @@ def test_what_the_makefile_calls_tells_an_error_in_a_sentence(elsewhere: Path) -
     assert done.returncode == USAGE
     assert "Traceback" not in done.stderr
     assert done.stderr.startswith("error: ") and "gone does not exist" in done.stderr
+
+
+def test_check_reads_each_claim_again_and_says_which_is_untrue(elsewhere: Path) -> None:
+    folder = elsewhere / "state" / "demo-202"
+    folder.mkdir(parents=True)
+    report = elsewhere / "report.json"
+    true, untrue = "echo $WHAT | grep -x so", "echo no | grep -x yes"
+    claims = [{"kind": "Shell", "ref": "", "uid": "", "check": line} for line in (true, untrue)]
+    stages = [{"name": "first", "evidence": claims}, {"name": "again", "evidence": claims[:1]}]
+    report.write_text(json.dumps({"stages": stages}))
+    session = {"PATH": "", "WHAT": "so", "TRIMWHEEL_REPORT": str(report)}
+    (folder / "session.json").write_text(json.dumps(session))
+    done = CliRunner().invoke(cli, ["demo", "check", "-o", "json"])
+    assert done.exit_code == NEGATIVE, done.output
+    told = json.loads(done.stdout)
+    assert (told["claims"], told["untrue"]) == (2, 1)
+    assert [(one["check"], one["holds"]) for one in told["readings"]] == [
+        (true, True), (untrue, False),
+    ]  # fmt: skip
+    assert told["readings"][0]["said"] == "so"
+    report.unlink()
+    done = CliRunner().invoke(cli, ["demo", "check"])
+    assert done.exit_code == USAGE and "make demo" in done.output

@@ -254,7 +254,7 @@ def test_the_checks_are_told_after_an_early_end_as_well(world: SimpleNamespace) 
         found += tuning.tuning_evidence(a_run("NothingCertified"))
     summary.tell(world)  # type: ignore[arg-type]
     text = world.told()
-    assert "grep -xF -- NothingCertified" in text and "Read every claim again" in text
+    assert "grep -xF -- NothingCertified" in text and "the line that reads it again" in text
     assert "Before and after" not in text
 
 

@@ -66,18 +66,20 @@ def _stable_alias(world: World) -> Evidence:
 
 
 def tell(world: World) -> None:
-    """The summary table and where to look, with as much as there is after an early end."""
+    """Everything once more, as much as there is after an early end; what matters most comes last,
+    where a terminal stops."""
     report = world.report
-    if report["before"]:
-        _tell_periods(world)
-    stages = [[row["name"], f"{row['seconds']:.0f} s"] for row in report["stages"]]
-    world.teller.table("Stages", ["stage", "time"], stages)
+    _tell_checks(world)
     changed = [[r["field"], str(r["demo"]), str(r["default"])]
                for r in report["settings"].get("non_default", [])]  # fmt: skip
     world.teller.table(
         "Settings that differ from the defaults", ["field", "demo", "default"], changed
     )
-    tell_checks(world)
+    stages = [[row["name"], f"{row['seconds']:.0f} s"] for row in report["stages"]]
+    world.teller.table("Stages", ["stage", "time"], stages)
+    if report["before"]:
+        _tell_periods(world)
+    _tell_where_to_look(world)
 
 
 def _tell_periods(world: World) -> None:
@@ -103,13 +105,22 @@ def _tell_periods(world: World) -> None:
         world.teller.say("compute rose: the changed traffic is harder, and the promise is kept")
 
 
-def tell_checks(world: World) -> None:
+def _tell_checks(world: World) -> None:
     """Every claim with the line that re-reads it."""
-    lines = [item["check"] for row in world.report["stages"] for item in row["evidence"]]
+    world.teller.say("Every claim, and the line that reads it again:")
+    seen: set[str] = set()
+    for row in world.report["stages"]:
+        lines = [item["check"] for item in row["evidence"] if item["check"] not in seen]
+        seen.update(lines)
+        if lines:
+            world.teller.say(f"{row['name']}:")
+        for line in lines:
+            world.teller.command(line)
+
+
+def _tell_where_to_look(world: World) -> None:
     world.teller.say("")
-    world.teller.say("Read every claim again:")
     world.teller.command('eval "$(.venv/bin/trimwheel env)"')
-    for line in dict.fromkeys(lines):
-        world.teller.command(line)
-    world.teller.command(f"kubectl -n {NAMESPACE} get trimwheel")
+    world.teller.command("trimwheel demo check          # runs all the lines above")
+    world.teller.command("kubectl get trimwheel")
     world.teller.say(f"MLflow {world.mlflow}   Prometheus {world.prometheus}")
