@@ -16,11 +16,10 @@ import click
 from trimwheel_console import NEGATIVE, emit, note, output_option, text_table
 from trimwheel_demo import certified, training
 from trimwheel_demo.corpus import Corpus, build
+from trimwheel_demo.settings import CERTIFY_RECORDS
 from trimwheel_pipelines.replay import ReplayRecords
 
 EPSILON, DELTA = 0.02, 0.1
-AUDITS = 1500
-"""Audits that certify, as in the demo; the rest of the pool judges."""
 LEAST = {"first_exit_base": 0.06, "stale_after_drift": 0.035, "accuracy_over_majority": 3.0}
 
 
@@ -76,8 +75,8 @@ def measure(seed: int) -> Task:
     drift = ReplayRecords.from_predictions(
         drift_run.scores, drift_run.predictions, drift_run.predictions[:, -1]
     )
-    policy = certified.certify(base.take(range(AUDITS)), EPSILON, DELTA)
-    retuned = certified.certify(drift.take(range(AUDITS)), EPSILON, DELTA)
+    policy = certified.certify(base.take(range(CERTIFY_RECORDS)), EPSILON, DELTA)
+    retuned = certified.certify(drift.take(range(CERTIFY_RECORDS)), EPSILON, DELTA)
     before, stale = certified.apply(base, policy, depths), certified.apply(drift, policy, depths)
     after = certified.apply(drift, retuned, depths)
     lone = [
@@ -143,7 +142,7 @@ def command(seeds: str, output: str) -> None:
     value: dict[str, Any] = {
         "epsilon": EPSILON,
         "delta": DELTA,
-        "audits": AUDITS,
+        "audits": CERTIFY_RECORDS,
         "least": LEAST,
         "seeds": [asdict(task) for task in tasks],
         "missed": missed,

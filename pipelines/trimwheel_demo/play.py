@@ -1,9 +1,9 @@
 """Plays the story from top to bottom; this is the file to read first.
 
 Called by `make demo`. Exit 0: the loop closed. Exit 1: it did not, and the report's `exit_reason`
-says why: `kept full depth` when the statistics found nothing to certify, which is an honest outcome
-and is never retried with another seed. Exit 2: an option was wrong or a prerequisite is missing.
-Exit 3: a service did not answer.
+says why: `kept full depth` when the statistics found nothing to certify, `kept the certified
+policy` when the changed traffic does it no harm. Both are honest outcomes and never retried with
+another seed. Exit 2: an option was wrong or a prerequisite is missing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,12 @@ from trimwheel_demo.places import ROOT, default_places
 from trimwheel_demo.report import Report
 from trimwheel_demo.settings import Options
 from trimwheel_demo.stages import control, drift, environment, harm, serving, summary, tuning
-from trimwheel_demo.stages.following import KeptFullDepth, first_run, run_after_drift
+from trimwheel_demo.stages.following import (
+    KeptFullDepth,
+    Withstood,
+    first_run,
+    run_after_drift,
+)
 from trimwheel_demo.teller import Teller
 from trimwheel_demo.world import World, bring_up, take_down
 
@@ -100,6 +105,9 @@ def main(teller: Teller | None = None) -> int:
         report["ok"], report["exit_reason"], code = True, "promoted", 0
     except KeptFullDepth as outcome:
         report["exit_reason"] = f"kept full depth: {outcome}"
+        teller.bad(report["exit_reason"])
+    except Withstood as outcome:
+        report["exit_reason"] = f"kept the certified policy: {outcome}"
         teller.bad(report["exit_reason"])
     except KeyboardInterrupt:
         report["exit_reason"] = INTERRUPTED

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from trimwheel_demo import play, report
-from trimwheel_demo.stages.following import KeptFullDepth, StoryFailed
+from trimwheel_demo.stages.following import KeptFullDepth, StoryFailed, Withstood
 
 
 class Played:
@@ -81,6 +81,7 @@ def test_a_story_that_ended_well_says_promoted(played: Played) -> None:
     ("error", "reason"),
     [
         (KeptFullDepth("NothingCertified: x"), "kept full depth: NothingCertified: x"),
+        (Withstood("it agrees"), "kept the certified policy: it agrees"),
         (StoryFailed("it broke"), "it broke"),
         (StopIteration(), "StopIteration: "),
         (TimeoutError("read timed out"), "TimeoutError: read timed out"),

@@ -16,7 +16,14 @@ from trimwheel_demo.report import Report
 from trimwheel_demo.settings import Options
 from trimwheel_demo.stages import drift, harm, summary, tuning
 from trimwheel_demo.stages.control import control_section
-from trimwheel_demo.stages.following import KeptFullDepth, StepLog, StoryFailed, steps_report
+from trimwheel_demo.stages.drift import withstood_or_missed
+from trimwheel_demo.stages.following import (
+    KeptFullDepth,
+    StepLog,
+    StoryFailed,
+    Withstood,
+    steps_report,
+)
 from trimwheel_demo.teller import Teller
 
 Item = dict[str, Any]
@@ -283,3 +290,16 @@ def test_after_is_measured_once_every_worker_serves_the_promoted_policy(
     summary.measure_after(world, found)  # type: ignore[arg-type]
     assert 'digest="sha256:1"' in asked[0] and asked[0].startswith("count(")
     assert '"run_id":"r1"' in found[-1]["check"]
+
+
+@pytest.mark.parametrize(
+    ("share", "audits", "kind"),
+    [(0.017, 9000, Withstood), (0.024, 9000, StoryFailed), (0.017, 400, StoryFailed),
+     (None, 0, StoryFailed)],
+)  # fmt: skip
+def test_no_verdict_of_harm_is_an_outcome_only_where_many_audits_show_none(
+    share: float | None, audits: int, kind: type[Exception]
+) -> None:
+    found = withstood_or_missed({"disagreement": share, "n": audits}, "not within 300 s")
+    assert type(found) is kind
+    assert ("1.70% on the changed traffic in 9000 audits" in str(found)) is (kind is Withstood)

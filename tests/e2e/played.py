@@ -27,8 +27,10 @@ class Story:
     places: Places
 
     @property
-    def kept_full_depth(self) -> bool:
-        return str(self.report["exit_reason"]).startswith("kept full depth")
+    def kept(self) -> bool:
+        """The statistics found nothing to certify, or no harm to answer: the other honest ends."""
+        reason = str(self.report["exit_reason"])
+        return reason.startswith(("kept full depth: ", "kept the certified policy: "))
 
     def stage(self, name: str) -> dict[str, Any]:
         return next(row for row in self.report["stages"] if row["name"] == name)

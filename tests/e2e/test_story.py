@@ -26,7 +26,7 @@ ALL_STAGES = (
 def test_the_story_ends_honestly(story: Story) -> None:
     report = story.report
     assert report["schema"] == SCHEMA
-    if story.kept_full_depth:
+    if story.kept:
         assert story.code == 1
         assert not report["ok"]
         return
@@ -62,7 +62,7 @@ def test_the_tuning_of_the_report_is_what_mlflow_and_the_object_say(story: Story
 
 
 def test_the_steps_are_those_of_the_policy_rollout(story: Story) -> None:
-    if story.kept_full_depth:
+    if story.kept:
         pytest.skip(story.report["exit_reason"])
     steps = story.report["rollout"]["steps"]
     assert [step["weight"] for step in steps] == [0, 1000, 2500, 5000]
@@ -71,7 +71,7 @@ def test_the_steps_are_those_of_the_policy_rollout(story: Story) -> None:
 
 
 def test_who_may_not_decide_was_refused(story: Story) -> None:
-    if story.kept_full_depth:
+    if story.kept:
         pytest.skip(story.report["exit_reason"])
     denied = {row["user"]: row["message"] for row in story.report["approval"]["denied"]}
     assert "lacks verb approve" in str(story.report["approval"]["denied"])
@@ -81,7 +81,7 @@ def test_who_may_not_decide_was_refused(story: Story) -> None:
 
 
 def test_the_drift_broke_the_certificate_and_nobody_was_asked(story: Story) -> None:
-    if story.kept_full_depth and not story.report["drift"]:
+    if story.kept and not story.report["drift"]:
         pytest.skip(story.report["exit_reason"])
     drift = story.report["drift"]
     assert drift["certificate_broken"]
@@ -91,7 +91,7 @@ def test_the_drift_broke_the_certificate_and_nobody_was_asked(story: Story) -> N
 
 
 def test_the_control_did_not_fail(story: Story) -> None:
-    if story.kept_full_depth and not story.report["control"]:
+    if story.kept and not story.report["control"]:
         pytest.skip(story.report["exit_reason"])
     assert story.report["control"]["rolled_back"] is False
     assert story.report["control"]["ended"] == "Abort: Aborted"
@@ -99,7 +99,7 @@ def test_the_control_did_not_fail(story: Story) -> None:
 
 
 def test_the_harmful_policy_was_rolled_back_by_disagreement(story: Story) -> None:
-    if story.kept_full_depth:
+    if story.kept:
         pytest.skip(story.report["exit_reason"])
     rollback = story.report["rollback"]
     assert rollback["guard"] == "disagreement"
@@ -110,7 +110,7 @@ def test_the_harmful_policy_was_rolled_back_by_disagreement(story: Story) -> Non
 
 
 def test_every_dashboard_query_returns_data(story: Story) -> None:
-    if story.kept_full_depth:  # what was never rolled out has no verdict, and full depth no drift
+    if story.kept:  # what was never rolled out has no verdict, and full depth no drift
         pytest.skip(story.report["exit_reason"])
     done = subprocess.run(
         [str(Path(sys.executable).parent / "trimwheel"), "dashboards", "queries",

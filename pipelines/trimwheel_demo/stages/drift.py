@@ -7,17 +7,22 @@ from dataclasses import replace
 from typing import Any
 
 from trimwheel_api import names
+from trimwheel_api.errors import TrimwheelError
 from trimwheel_api.policy import DENSE
 from trimwheel_demo import load
 from trimwheel_demo.evidence import Evidence, condition_path, object_evidence
 from trimwheel_demo.kube import is_true, status
 from trimwheel_demo.measure import counters, period, period_evidence, settled
 from trimwheel_demo.places import MODEL
-from trimwheel_demo.stages.following import StoryFailed
+from trimwheel_demo.settings import EPSILON
+from trimwheel_demo.stages.following import StoryFailed, Withstood
+from trimwheel_demo.teller import TimedOut
 from trimwheel_demo.world import World
 
 DETECT_TIMEOUT = 300.0
 BEFORE_SECONDS = 15.0
+ENOUGH_AUDITS = 5_000
+"""Fewer than this in `DETECT_TIMEOUT`, and it is the audits that failed."""
 
 
 def drift(world: World, found: list[Evidence]) -> None:
@@ -31,10 +36,13 @@ def drift(world: World, found: list[Evidence]) -> None:
     world.teller.command("trimwheel load start --mix drifted")
     load.start(world.load, replace(world.load.read_control(), mix="drifted"))
     changed = settled(world)
-    item = world.teller.wait(
-        "the drift verdict", lambda: _harmful(world), DETECT_TIMEOUT,
-        lambda: _audits_line(world, changed.audits, changed.disagreements),
-    )  # fmt: skip
+    try:
+        item = world.teller.wait(
+            "the drift verdict", lambda: _harmful(world), DETECT_TIMEOUT,
+            lambda: _audits_line(world, changed.audits, changed.disagreements),
+        )  # fmt: skip
+    except TimedOut as error:
+        raise withstood_or_missed(period(world, changed, settled(world)), str(error)) from error
     shown = settled(world)
     verdict, served = status(item)["drift"], status(item)["intended"]["policy"]
     stale = period(world, changed, shown)
@@ -60,6 +68,17 @@ def drift(world: World, found: list[Evidence]) -> None:
     )
     world.teller.good(f"certificate {broken}; workers serve full depth without anybody's approval")
     found += _evidence(world, verdict, served)
+
+
+def withstood_or_missed(seen: dict[str, Any], error: str) -> TrimwheelError:
+    """What it means that no harm was shown in all that time: none was done, or it was missed."""
+    share, audits = seen["disagreement"], seen["n"]
+    if share is None or audits < ENOUGH_AUDITS or share > float(EPSILON):
+        return StoryFailed(error)
+    return Withstood(
+        f"it disagrees {share:.2%} on the changed traffic in {audits} audits, at most "
+        f"{float(EPSILON):.0%} is promised"
+    )
 
 
 def _evidence(world: World, verdict: dict[str, Any], served: str) -> list[Evidence]:

@@ -24,6 +24,11 @@ class KeptFullDepth(TrimwheelError):
     """Nothing was certified: an honest outcome, and the end of the story."""
 
 
+class Withstood(TrimwheelError):
+    """The certified policy keeps its promise on the changed traffic as well: nothing to answer, an
+    honest outcome, and the end of the story."""
+
+
 class StoryFailed(TrimwheelError):
     """Something happened that the story does not allow."""
 
