@@ -294,12 +294,12 @@ def test_after_is_measured_once_every_worker_serves_the_promoted_policy(
 
 @pytest.mark.parametrize(
     ("share", "audits", "kind"),
-    [(0.017, 9000, Withstood), (0.024, 9000, StoryFailed), (0.017, 400, StoryFailed),
-     (None, 0, StoryFailed)],
+    [(0.017, 9000, Withstood), (0.021, 9000, Withstood), (0.03, 9000, StoryFailed),
+     (0.017, 400, StoryFailed), (None, 0, StoryFailed)],
 )  # fmt: skip
 def test_no_verdict_of_harm_is_an_outcome_only_where_many_audits_show_none(
     share: float | None, audits: int, kind: type[Exception]
 ) -> None:
     found = withstood_or_missed({"disagreement": share, "n": audits}, "not within 300 s")
     assert type(found) is kind
-    assert ("1.70% on the changed traffic in 9000 audits" in str(found)) is (kind is Withstood)
+    assert ("on the changed traffic in 9000 audits" in str(found)) is (kind is Withstood)

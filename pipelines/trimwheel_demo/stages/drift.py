@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 from typing import Any
@@ -18,9 +19,12 @@ from trimwheel_demo.settings import EPSILON
 from trimwheel_demo.stages.following import StoryFailed, Withstood
 from trimwheel_demo.teller import TimedOut
 from trimwheel_demo.world import World
+from trimwheel_telemetry.evidence import log_e_over
 
 DETECT_TIMEOUT = 300.0
 BEFORE_SECONDS = 15.0
+MISSED = 0.001
+"""Level at which audits show harm so clearly that the drift detector has missed it."""
 ENOUGH_AUDITS = 5_000
 """Fewer than this in `DETECT_TIMEOUT`, and it is the audits that failed."""
 
@@ -73,11 +77,14 @@ def drift(world: World, found: list[Evidence]) -> None:
 def withstood_or_missed(seen: dict[str, Any], error: str) -> TrimwheelError:
     """What it means that no harm was shown in all that time: none was done, or it was missed."""
     share, audits = seen["disagreement"], seen["n"]
-    if share is None or audits < ENOUGH_AUDITS or share > float(EPSILON):
+    if share is None or audits < ENOUGH_AUDITS:
         return StoryFailed(error)
+    harm = float(log_e_over(round(share * audits), audits, float(EPSILON)))
+    if harm >= math.log(1.0 / MISSED):
+        return StoryFailed(f"{error}, although {share:.2%} of {audits} audits disagree")
     return Withstood(
-        f"it disagrees {share:.2%} on the changed traffic in {audits} audits, at most "
-        f"{float(EPSILON):.0%} is promised"
+        f"no harm could be shown: it disagrees {share:.2%} on the changed traffic in {audits} "
+        f"audits, at most {float(EPSILON):.0%} is promised"
     )
 
 
