@@ -184,7 +184,7 @@ def check(output: str) -> None:
     trimwheel demo check
     trimwheel demo check -o json | jq '.readings[] | select(.holds | not)'
     """
-    from trimwheel_demo.recheck import count, recheck
+    from trimwheel_demo.recheck import claims, recheck
 
     found = session()
     path = Path(found.get("TRIMWHEEL_REPORT") or "")
@@ -193,7 +193,7 @@ def check(output: str) -> None:
     report = json.loads(path.read_text())
     readings = []
     with progress() as bar:
-        task = bar.add_task("reading claims again", total=count(report))
+        task = bar.add_task("reading claims again", total=len(claims(report["stages"])))
         for reading in recheck(report, os.environ | found):
             readings.append(reading)
             bar.advance(task)

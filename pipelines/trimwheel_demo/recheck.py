@@ -1,14 +1,17 @@
 """Reads every claim of a report again from the live system, with the report's own commands.
 
-Called by `trimwheel demo check`. The commands are `evidence`'s; what they prove stands there.
+Called by `trimwheel demo check`, and by the summary for what it lists. The commands are
+`evidence`'s; what they prove stands there.
 """
 
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from trimwheel_demo.evidence import Evidence
 
 SECONDS = 60.0
 """Longest that one check may take."""
@@ -27,19 +30,19 @@ class Reading:
 
 
 def recheck(report: Mapping[str, Any], environ: Mapping[str, str]) -> Iterator[Reading]:
-    """Each claim of a `trimwheel.demo/v1` report in its order, each command run once."""
-    seen: set[str] = set()
-    for stage in report["stages"]:
+    """Each claim of a `trimwheel.demo/v1` report in its order."""
+    for stage, item in claims(report["stages"]):
+        holds, said = _run(item["check"], environ)
+        yield Reading(stage, item["kind"], item["check"], holds, said)
+
+
+def claims(stages: Iterable[Mapping[str, Any]]) -> list[tuple[str, Evidence]]:
+    """Stage and evidence of each claim; a command that two stages share stands once."""
+    found: dict[str, tuple[str, Evidence]] = {}
+    for stage in stages:
         for item in stage["evidence"]:
-            if item["check"] not in seen:
-                seen.add(item["check"])
-                holds, said = _run(item["check"], environ)
-                yield Reading(stage["name"], item["kind"], item["check"], holds, said)
-
-
-def count(report: Mapping[str, Any]) -> int:
-    """How many claims `recheck` will read."""
-    return len({item["check"] for stage in report["stages"] for item in stage["evidence"]})
+            found.setdefault(item["check"], (stage["name"], item))
+    return list(found.values())
 
 
 def _run(check: str, environ: Mapping[str, str]) -> tuple[bool, str]:

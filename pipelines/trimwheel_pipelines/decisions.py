@@ -101,21 +101,16 @@ def _after_harm(view: View) -> Wanted | None:
 
 def _answers_to_harm(view: View, verdict: DriftVerdict) -> list[TuningRun]:
     """Runs that harm need not start again; what a person started follows the person's wishes."""
-    return [
-        run
-        for run in view.runs
-        if _created(run) >= view.stable_since
-        and (
-            run.spec.reason == Reason.HARMFUL
-            or (
-                run.spec.reason == Reason.COVARIATE_DRIFT
-                and (
-                    _rolling_out(view, run)
-                    or (not run.status.outcome and window_opens(run) >= verdict.since)
-                )
-            )
-        )
-    ]
+
+    def answers(run: TuningRun) -> bool:
+        if run.spec.reason == Reason.HARMFUL:
+            return True
+        if run.spec.reason != Reason.COVARIATE_DRIFT:
+            return False
+        clean = window_opens(run) >= verdict.since
+        return _rolling_out(view, run) or (not run.status.outcome and clean)
+
+    return [run for run in view.runs if _created(run) >= view.stable_since and answers(run)]
 
 
 def _after_covariate_alarm(view: View) -> Wanted | None:

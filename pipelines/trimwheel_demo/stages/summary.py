@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from itertools import groupby
 
 from trimwheel_api import metrics, names
 from trimwheel_api.names import registered_policy_name
 from trimwheel_demo.evidence import Evidence, mlflow_evidence
 from trimwheel_demo.measure import SETTLED_SECONDS, period, period_evidence, query, settled
 from trimwheel_demo.places import MODEL, NAMESPACE
+from trimwheel_demo.recheck import claims
 from trimwheel_demo.settings import REPLICAS, Options
 from trimwheel_demo.world import World
 
@@ -108,14 +110,10 @@ def _tell_periods(world: World) -> None:
 def _tell_checks(world: World) -> None:
     """Every claim with the line that re-reads it."""
     world.teller.say("Every claim, and the line that reads it again:")
-    seen: set[str] = set()
-    for row in world.report["stages"]:
-        lines = [item["check"] for item in row["evidence"] if item["check"] not in seen]
-        seen.update(lines)
-        if lines:
-            world.teller.say(f"{row['name']}:")
-        for line in lines:
-            world.teller.command(line)
+    for stage, rows in groupby(claims(world.report["stages"]), key=lambda claim: claim[0]):
+        world.teller.say(f"{stage}:")
+        for _, item in rows:
+            world.teller.command(item["check"])
 
 
 def _tell_where_to_look(world: World) -> None:
