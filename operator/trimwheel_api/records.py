@@ -61,6 +61,13 @@ COLUMNS: tuple[Column, ...] = (
 
 TENANT_HEADER = "x-tenant-id"
 
+META_NAMESPACE = "trimwheel.namespace"
+META_MODEL = "trimwheel.model"
+"""Keys in a segment's metadata: whose records it holds. Segments of 0.1.0 have neither; one that
+names another model than the folder it lies in is refused."""
+META_LOSSES = "trimwheel.losses"
+"""Key in a merged segment's metadata: JSON of [Unix time, lost audits] of each of its sources."""
+
 
 def segment_folder(root: str, namespace: str, model: str) -> str:
     """Folder of a model's segments below the records address."""

@@ -19,9 +19,9 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from trimwheel_api.errors import Unavailable
+from trimwheel_api.errors import InvalidInput, Unavailable
+from trimwheel_pipelines.segment_decoding import LIMITS, Claim, decode
 from trimwheel_pipelines.segment_files import (
     QUARANTINE,
     Day,
@@ -107,6 +107,8 @@ class RecordReader:
     """Keep what was decoded: for a reader that asks for the same stretch again and again."""
     files: SegmentFiles = field(init=False)
     _decoded: dict[str, tuple[pa.Table, int]] = field(default_factory=dict)
+    _refused: set[tuple[float, str, int]] = field(default_factory=set)
+    """Segments that could not be read: never tried twice, even where they cannot be moved."""
 
     def __post_init__(self) -> None:
         self.files = SegmentFiles(self.root, self.namespace, self.model)
@@ -185,6 +187,8 @@ class RecordReader:
 
     def table_of(self, segment: Segment) -> tuple[pa.Table, int]:
         """Rows of a segment and how many audits it stands for without holding them."""
+        if segment.key in self._refused:
+            return SCHEMA.empty_table(), segment.count + segment.lost
         if segment.path in self._decoded:
             return self._decoded[segment.path]
         found = self._decode(segment)
@@ -193,22 +197,24 @@ class RecordReader:
         return found
 
     def _decode(self, segment: Segment) -> tuple[pa.Table, int]:
-        system, _ = self.files.open()
+        claim = Claim(self.namespace, self.model, segment.count)
         try:
-            with answering(self.root), system.open(segment.path, "rb") as stream:
-                data = stream.read()
+            table = decode(self._bytes(segment), claim).table
         except FileNotFoundError:
             # Retention, or another reader's quarantine, was faster; the name still says how many.
             self.files.forget()
             return SCHEMA.empty_table(), segment.count + segment.lost
-        try:
-            table = pq.read_table(pa.BufferReader(data)).select(SCHEMA.names).cast(SCHEMA)
-            table.validate(full=True)
-        except (pa.ArrowException, KeyError, ValueError, OSError) as error:
+        except InvalidInput as error:
             self._set_aside(segment, error)
             return SCHEMA.empty_table(), segment.count + segment.lost
         short = max(0, segment.count - len(table))
         return table, segment.lost + short
+
+    def _bytes(self, segment: Segment) -> bytes:
+        """What the file holds; one byte more than may be decoded tells that it is too large."""
+        system, _ = self.files.open()
+        with answering(self.root), system.open(segment.path, "rb") as stream:
+            return bytes(stream.read(LIMITS.file_bytes + 1))
 
     def _set_aside(self, segment: Segment, error: Exception) -> None:
         system, folder = self.files.open()
@@ -216,6 +222,7 @@ class RecordReader:
         log.warning("Segment %s cannot be read (%s). Moved to %s.", segment.path, error, target)
         self.corrupt += 1
         self.seen.add(segment.key)
+        self._refused.add(segment.key)
         try:
             with answering(self.root):
                 system.makedirs(f"{folder}/{QUARANTINE}", exist_ok=True)

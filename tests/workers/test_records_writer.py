@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -213,3 +214,35 @@ def test_a_folder_that_cannot_be_made_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(Unavailable, match="record store"):
         segments.deliver(str(tmp_path / "file" / "below"), "x.parquet", b"")
+
+
+def test_a_segment_names_its_model(tmp_path: Path) -> None:
+    store = Store(tmp_path, namespace="shop", model="intent", flush_records=1)
+    store.writer.put(record(1))
+    assert store.writer.close(5.0) == 0
+    metadata = pq.read_schema(store.paths()[0]).metadata
+    assert metadata[b"trimwheel.namespace"] == b"shop"
+    assert metadata[b"trimwheel.model"] == b"intent"
+
+
+def test_long_inputs_close_a_segment_early_and_fill_the_backlog(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients choose how long inputs are: neither a segment nor the backlog grows with them."""
+    away = threading.Event()
+
+    def absent(*_: Any) -> None:
+        if not away.is_set():
+            raise Unavailable("the store is away")
+        segments.deliver(*_)
+
+    monkeypatch.setattr(writer, "deliver", absent)
+    store = Store(tmp_path, flush_seconds=60.0, flush_bytes=1000, backlog_bytes=5000)
+    for number in range(100):
+        store.writer.put(record(number, text="x" * 200))
+    assert store.dropped == 75
+    away.set()
+    assert store.writer.close(5.0) == 0
+    assert store.written == 25
+    lost = sum(parse_segment_name(name)[-1] for name in store.names())
+    assert lost == 75

@@ -150,7 +150,13 @@ def _writer(
         return None
     folder = segment_folder(config.records_uri, config.namespace, config.model)
     return RecordWriter(
-        WriterSettings(folder, settings.pod_name, flush_seconds=settings.record_age),
+        WriterSettings(
+            folder,
+            settings.pod_name,
+            config.namespace,
+            config.model,
+            flush_seconds=settings.record_age,
+        ),
         on_written=metrics.records_written.inc,
         on_dropped=metrics.dropped[LOST_BACKLOG_FULL].inc,
     )

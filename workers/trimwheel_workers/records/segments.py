@@ -6,7 +6,7 @@ Called by the writer's thread; pipelines read by the same SCHEMA. Columns and na
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
@@ -40,14 +40,23 @@ Record = tuple[Any, ...]
 """One value for each of `trimwheel_api.records.COLUMNS`."""
 
 
-def to_parquet(records: Sequence[Record]) -> bytes:
-    """The bytes of a segment; no records give a segment without rows."""
+def to_parquet(records: Sequence[Record], metadata: Mapping[str, str] | None = None) -> bytes:
+    """The bytes of a segment; no records give a segment without rows.
+
+    `metadata` is written beside the schema's own (`trimwheel_api.records.META_...`).
+    """
     columns = list(zip(*records, strict=True)) if records else [()] * len(SCHEMA)
     arrays = [
         pa.array(values, type=field.type) for values, field in zip(columns, SCHEMA, strict=True)
     ]
+    return table_bytes(pa.Table.from_arrays(arrays, schema=SCHEMA), metadata)
+
+
+def table_bytes(table: pa.Table, metadata: Mapping[str, str] | None = None) -> bytes:
+    """A table of records as the bytes of a segment."""
+    schema = SCHEMA.with_metadata({**(SCHEMA.metadata or {}), **(metadata or {})})
     sink = BytesIO()
-    pq.write_table(pa.Table.from_arrays(arrays, schema=SCHEMA), sink, compression="zstd")
+    pq.write_table(table.cast(schema), sink, compression="zstd")
     return sink.getvalue()
 
 

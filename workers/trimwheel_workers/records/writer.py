@@ -16,13 +16,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from trimwheel_api.errors import Unavailable
-from trimwheel_api.records import COLUMNS, segment_day, segment_name
+from trimwheel_api.records import (
+    COLUMNS,
+    META_MODEL,
+    META_NAMESPACE,
+    segment_day,
+    segment_name,
+)
 from trimwheel_workers.records.segments import Record, deliver, to_parquet
 
 _LOG = logging.getLogger(__name__)
 _FIRST_RETRY = 0.5
 _LAST_RETRY = 10.0
 _TIME = [column.name for column in COLUMNS].index("time")
+_TEXT = [column.name for column in COLUMNS].index("text")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +40,20 @@ class WriterSettings:
     """fsspec address of the model's segments."""
     pod: str
     """Names the writer in each segment's file name."""
+    namespace: str = ""
+    model: str = ""
+    """Whose records these are: written into each segment, so that no reader takes them for
+    another model's."""
     flush_records: int = 500
     """A segment is closed at this size: some 50 KB."""
     flush_seconds: float = 5.0
     """Or when its first record or lost audit is this old: what pipelines wait for at low rates."""
     backlog_records: int = 20_000
-    """Records that may wait for an absent store, about 20 MB with inputs."""
+    """Records that may wait for an absent store."""
+    flush_bytes: int = 4 << 20
+    """A segment is closed at this much text, too: readers refuse what takes too much to decode."""
+    backlog_bytes: int = 24 << 20
+    """Text that may wait for an absent store. Clients choose how long inputs are."""
 
 
 @dataclass(slots=True)
@@ -47,6 +62,7 @@ class _Segment:
     name: str
     data: bytes
     records: int
+    text_bytes: int
 
 
 @dataclass(slots=True)
@@ -54,6 +70,7 @@ class _Gathering:
     records: list[Record] = field(default_factory=list)
     since: float = 0.0
     lost: int = 0
+    text_bytes: int = 0
 
     @property
     def empty(self) -> bool:
@@ -79,6 +96,7 @@ class RecordWriter:
         self._gathering = _Gathering()
         self._segments: deque[_Segment] = deque()
         self._waiting = 0
+        self._waiting_bytes = 0
         self._sequence = 0
         self._closing = False
         self._deadline = float("inf")
@@ -90,20 +108,32 @@ class RecordWriter:
 
     def put(self, record: Record) -> None:
         """Take one record; drops and counts it when the backlog is full."""
+        text = len((record[_TEXT] or "").encode())
         with self._condition:
             gathering = self._gathering
-            if self.backlog >= self._settings.backlog_records:
-                self._begin()
+            dropped = self._is_full(text)
+            self._begin()
+            if dropped:
                 gathering.lost += 1
-                dropped = True
             else:
-                self._begin()
                 gathering.records.append(record)
-                dropped = False
-                if len(gathering.records) == self._settings.flush_records:
+                gathering.text_bytes += text
+                if self._is_large(gathering):
                     self._condition.notify()
         if dropped:
             self._on_dropped()
+
+    def _is_full(self, text_bytes: int) -> bool:
+        waiting = self._waiting_bytes + self._gathering.text_bytes + text_bytes
+        return (
+            self.backlog >= self._settings.backlog_records or waiting > self._settings.backlog_bytes
+        )
+
+    def _is_large(self, gathering: _Gathering) -> bool:
+        return (
+            len(gathering.records) >= self._settings.flush_records
+            or gathering.text_bytes >= self._settings.flush_bytes
+        )
 
     def lost(self, count: int) -> None:
         """Audits that were chosen and will have no record: told in the next segment's name.
@@ -169,7 +199,7 @@ class RecordWriter:
         # Even without records: how many audits are missing must not be lost as well.
         if gathering.empty:
             return False
-        if self._closing or len(gathering.records) >= self._settings.flush_records:
+        if self._closing or self._is_large(gathering):
             return True
         if self._segments and not gathering.records:
             # The store is away: one segment tells of all losses meanwhile, not one a retry.
@@ -188,13 +218,19 @@ class RecordWriter:
                 return
             done, self._gathering = self._gathering, _Gathering()
             self._waiting += len(done.records)
+            self._waiting_bytes += done.text_bytes
         self._sequence += 1
         started = done.records[0][_TIME] if done.records else time.time()
         name = segment_name(
             self._settings.pod, started, self._sequence, len(done.records), done.lost
         )
         folder = f"{self._settings.folder}/{segment_day(started)}"
-        self._segments.append(_Segment(folder, name, to_parquet(done.records), len(done.records)))
+        data = to_parquet(done.records, self._identity())
+        self._segments.append(_Segment(folder, name, data, len(done.records), done.text_bytes))
+
+    def _identity(self) -> dict[str, str]:
+        pairs = ((META_NAMESPACE, self._settings.namespace), (META_MODEL, self._settings.model))
+        return {key: value for key, value in pairs if value}
 
     def _deliver(self) -> bool:
         segment = self._segments[0]
@@ -205,5 +241,6 @@ class RecordWriter:
             return False
         self._segments.popleft()
         self._waiting -= segment.records
+        self._waiting_bytes -= segment.text_bytes
         self._on_written(segment.records)
         return True
