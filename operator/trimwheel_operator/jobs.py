@@ -93,7 +93,7 @@ def tuning_job(run: TuningRun, timeout: str, settings: Settings) -> Json:
             "template": {
                 "metadata": {"labels": found},
                 "spec": {
-                    "serviceAccountName": names.PIPELINES_ACCOUNT,
+                    "serviceAccountName": names.TUNING_ACCOUNT,
                     "restartPolicy": "Never",
                     "terminationGracePeriodSeconds": GRACE_SECONDS,
                     "securityContext": unprivileged(),

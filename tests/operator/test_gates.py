@@ -15,7 +15,7 @@ from trimwheel_operator.plan.gates import looser
 
 World = Any
 Document = dict[str, Any]
-BOT = "system:serviceaccount:trimwheel-system:trimwheel-pipelines"
+BOT = "system:serviceaccount:trimwheel-system:trimwheel-tuning"
 
 
 def request(world: World, document: Document, **spec: Any) -> None:

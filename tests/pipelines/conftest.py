@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from trimwheel_api import names
 from trimwheel_api.errors import Conflict
 from trimwheel_api.kinds import AdaptiveModel, Resource, TuningRun, dump
 from trimwheel_api.kinds.adaptive_model import AdaptiveModelSpec
@@ -230,7 +231,7 @@ class MemoryObjects:
         self.stored.pop((observed.kind, observed.metadata.namespace, observed.metadata.name), None)
 
     def whoami(self) -> str:
-        return "system:serviceaccount:trimwheel-system:trimwheel-pipelines"
+        return names.service_account_user(names.RELEASE_NAMESPACE, names.TUNING_ACCOUNT)
 
 
 @pytest.fixture

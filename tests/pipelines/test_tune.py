@@ -45,7 +45,7 @@ def test_a_run_certifies_a_cheaper_policy_and_asks_for_its_rollout(
     rollout = stage.objects.get(PolicyRollout, "shop", status.rollout)
     assert rollout.spec.policy == policy.name
     assert rollout.spec.policy_digest == document.digest
-    assert rollout.spec.requested_by.endswith(":trimwheel-pipelines")
+    assert rollout.spec.requested_by.endswith(":trimwheel-tuning")
     assert not rollout.spec.allow_uncertified and rollout.spec.steps is None
 
 

@@ -158,15 +158,15 @@ def _refused_by_api_server(world: World, digest: str) -> Evidence:
 
 
 def _ask_again(world: World, digest: str) -> Item:
-    """The pipelines' own account asks for the same digest again; the operator must refuse."""
-    account = names.PIPELINES_ACCOUNT
+    """The Jobs' own account asks for the same digest again; the operator must refuse."""
+    account = names.TUNING_ACCOUNT
     user = names.service_account_user(names.RELEASE_NAMESPACE, account)
     name = "harmful-again"
     answer = as_account(
         world, world.account_token(account), "PolicyRollout", name, _spec(digest, user)
     )
     if not answer.ok:
-        raise StoryFailed(f"pipelines could not ask for a rollout: {answer.error}")
+        raise StoryFailed(f"the Jobs' account could not ask for a rollout: {answer.error}")
     return _judged(world, name)
 
 

@@ -85,6 +85,10 @@ class Stage:
         return self.token(RELEASE_NAMESPACE, names.PIPELINES_ACCOUNT)
 
     @cached_property
+    def tuning_job(self) -> Actor:
+        return self.token(RELEASE_NAMESPACE, names.TUNING_ACCOUNT)
+
+    @cached_property
     def root(self) -> Actor:
         """The cluster's administrator, of system:masters."""
         return self._actor(self.cluster.kubeconfig)
@@ -165,9 +169,9 @@ class Stage:
 
     # --- in which state ----------------------------------------------------------------------
     def requested(self, name: str = "r", **spec: Any) -> dict[str, Any]:
-        """A rollout that the pipelines asked for."""
-        user = names.service_account_user(RELEASE_NAMESPACE, names.PIPELINES_ACCOUNT)
-        made = _agreed(self.pipelines.create(self.rollout(name, user, **spec)))
+        """A rollout that a TuningRun's Job asked for."""
+        user = names.service_account_user(RELEASE_NAMESPACE, names.TUNING_ACCOUNT)
+        made = _agreed(self.tuning_job.create(self.rollout(name, user, **spec)))
         self.await_admission(made, "Reject")
         return made
 
@@ -206,7 +210,7 @@ class Stage:
         return self.settle(lambda: actor.create(approval), lambda answer: answer.allowed)
 
     def waiting(self, name: str = "r") -> dict[str, Any]:
-        """A rollout by the pipelines that waits for a person."""
+        """A rollout by a Job that waits for a person."""
         return self.await_approval(self.requested(name))
 
 

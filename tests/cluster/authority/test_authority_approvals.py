@@ -261,7 +261,7 @@ def test_the_operator_reads_when_the_approval_bindings_were_made_and_no_other(st
     assert stage.operator.call("GET", f"{base}/trimwheel-models").rbac
 
 
-@pytest.mark.parametrize("who", ["anna", "nadia", "admin", "operator", "pipelines"])
+@pytest.mark.parametrize("who", ["anna", "nadia", "admin", "operator", "pipelines", "job"])
 def test_nobody_but_the_operator_changes_or_deletes_an_approval(stage: Any, who: str) -> None:
     anna = stage.person("anna", "trimwheel-approver")
     made = stage.approve(anna, stage.approval(stage.waiting(), "anna")).body["metadata"]["name"]
@@ -271,6 +271,7 @@ def test_nobody_but_the_operator_changes_or_deletes_an_approval(stage: Any, who:
         "admin": lambda: stage.root,
         "operator": lambda: stage.operator,
         "pipelines": lambda: stage.pipelines,
+        "job": lambda: stage.tuning_job,
     }
     actor = people[who]()
     changed = actor.patch("PolicyApproval", made, {"spec": {"decision": "Reject"}})

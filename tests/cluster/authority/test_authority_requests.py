@@ -15,6 +15,7 @@ pytestmark = pytest.mark.cluster
 
 Case = Callable[[Any], Any]
 PIPELINES = names.service_account_user(RELEASE_NAMESPACE, names.PIPELINES_ACCOUNT)
+TUNING = names.service_account_user(RELEASE_NAMESPACE, names.TUNING_ACCOUNT)
 OPERATOR = names.service_account_user(RELEASE_NAMESPACE, names.OPERATOR_ACCOUNT)
 
 
@@ -35,14 +36,14 @@ def asks_with_rollback_on_another_model(stage: Any) -> Any:
     return person.create(stage.rollout("r", "rita", type="Rollback"))
 
 
-def pipelines_ask(**spec: Any) -> Case:
-    return lambda stage: stage.pipelines.create(stage.rollout("r", PIPELINES, **spec))
+def a_job_asks(**spec: Any) -> Case:
+    return lambda stage: stage.tuning_job.create(stage.rollout("r", TUNING, **spec))
 
 
 EDITOR = ("eve", "edit")
 ROLLOUTS_REFUSED: dict[str, tuple[Case, str]] = {
     "in another person's name": (asks(EDITOR, "anna"), "spec.requestedBy is anna but you are eve"),
-    "in the pipelines' name": (asks(EDITOR, PIPELINES), "but you are eve"),
+    "in the Jobs' name": (asks(EDITOR, TUNING), "but you are eve"),
     "as Rollback without verb rollback": (
         asks(EDITOR, type="Rollback"), "eve lacks verb rollback on adaptivemodels/m",
     ),
@@ -55,13 +56,13 @@ ROLLOUTS_REFUSED: dict[str, tuple[Case, str]] = {
     "uncertified, by a holder of rollback": (
         asks(("rita", "edit", "trimwheel-rollback"), allowUncertified=True), "lacks verb waive",
     ),
-    "uncertified, by the pipelines": (pipelines_ask(allowUncertified=True), "lacks verb waive"),
-    "as Rollback by the pipelines": (pipelines_ask(type="Rollback"), "lacks verb rollback"),
+    "uncertified, by a Job": (a_job_asks(allowUncertified=True), "lacks verb waive"),
+    "as Rollback by a Job": (a_job_asks(type="Rollback"), "lacks verb rollback"),
 }  # fmt: skip
 
 ROLLOUTS_ALLOWED: dict[str, Case] = {
     "by an editor in the editor's name": asks(EDITOR),
-    "by the pipelines": pipelines_ask(),
+    "by a Job": a_job_asks(),
     "as Rollback by a holder of the verb, without edit": asks(
         ("rita", "trimwheel-rollback"), type="Rollback", policy=""
     ),
@@ -85,8 +86,9 @@ def test_the_api_server_accepts_a_rollout(stage: Any, name: str) -> None:
     assert answer.allowed, answer.message
 
 
-def test_the_operator_cannot_ask_for_a_rollout(stage: Any) -> None:
+def test_operator_and_loop_cannot_ask_for_a_rollout(stage: Any) -> None:
     assert stage.operator.create(stage.rollout("r", OPERATOR)).rbac
+    assert stage.pipelines.create(stage.rollout("r", PIPELINES)).rbac
 
 
 @pytest.mark.parametrize("who", ["eve", "nadia"])
@@ -123,10 +125,10 @@ def test_no_shipped_role_for_people_certifies(stage: Any) -> None:
     assert answer.policy == "trimwheel-certificates"
 
 
-def test_the_pipelines_certify_and_anybody_may_write_a_policy_without_certificate(
-    stage: Any,
-) -> None:
-    answer = stage.pipelines.create(stage.policy(certificate=stage.certificate()))
+def test_a_job_certifies_and_anybody_may_write_a_policy_without_certificate(stage: Any) -> None:
+    certified = stage.policy(certificate=stage.certificate())
+    assert stage.pipelines.create(certified).rbac
+    answer = stage.tuning_job.create(certified)
     assert answer.allowed, answer.message
     assert stage.person("eve", "edit").create(stage.policy("by-hand")).allowed
 
@@ -150,8 +152,9 @@ def test_an_alarm_by_a_person_is_refused(stage: Any, who: str, reason: str) -> N
 
 
 @pytest.mark.parametrize("reason", ALARM_REASONS)
-def test_an_alarm_by_the_pipelines_passes(stage: Any, reason: str) -> None:
+def test_an_alarm_by_the_loop_alone_passes(stage: Any, reason: str) -> None:
     assert stage.pipelines.create(stage.tuning(reason=reason)).allowed
+    assert stage.tuning_job.create(stage.tuning("by-a-job", reason=reason)).rbac
 
 
 def test_a_person_tunes_by_hand_and_cannot_turn_it_into_an_alarm(stage: Any) -> None:
@@ -197,10 +200,10 @@ def test_deleting_and_creating_a_model_again_is_no_way_around_the_rule(stage: An
 def test_an_editor_of_a_models_namespace_does_not_reach_the_release(stage: Any) -> None:
     editor = stage.person("eve", "edit")
     release = f"/api/v1/namespaces/{RELEASE_NAMESPACE}"
-    accounts = f"{release}/serviceaccounts/{names.PIPELINES_ACCOUNT}"
     assert editor.call("GET", f"{release}/secrets").rbac
-    assert editor.call("POST", f"{accounts}/token", {"spec": {}}).rbac
-    for account in (names.PIPELINES_ACCOUNT, names.OPERATOR_ACCOUNT):
+    for account in (names.PIPELINES_ACCOUNT, names.TUNING_ACCOUNT, names.OPERATOR_ACCOUNT):
+        token = f"{release}/serviceaccounts/{account}/token"
+        assert editor.call("POST", token, {"spec": {}}).rbac
         editor.http.headers["Impersonate-User"] = names.service_account_user(
             RELEASE_NAMESPACE, account
         )

@@ -88,15 +88,18 @@ def test_the_operator_writes_every_status_and_no_spec(stage: Any, kind: str) -> 
     assert stage.operator.put(wrote.body).rbac
 
 
-def test_the_pipelines_write_the_status_of_tuning_runs_alone(stage: Any) -> None:
+@pytest.mark.parametrize("account", ["pipelines", "tuning_job"])
+def test_loop_and_jobs_write_the_status_of_tuning_runs_alone(stage: Any, account: str) -> None:
+    actor = getattr(stage, account)
     for kind, body in objects(stage).items():
         name = body["metadata"]["name"]
-        answer = stage.pipelines.patch(kind, name, {"status": {"observedGeneration": 1}}, "status")
+        answer = actor.patch(kind, name, {"status": {"observedGeneration": 1}}, "status")
         assert answer.allowed if kind == "TuningRun" else answer.rbac, (kind, answer.message)
 
 
-def test_the_pipelines_delete_what_is_beyond_the_history_but_no_model(stage: Any) -> None:
+def test_the_loop_deletes_what_is_beyond_the_history_but_no_model(stage: Any) -> None:
     for kind, body in objects(stage).items():
+        assert stage.tuning_job.delete(kind, body["metadata"]["name"]).rbac, kind
         answer = stage.pipelines.delete(kind, body["metadata"]["name"])
         assert answer.rbac if kind == "AdaptiveModel" else answer.allowed, (kind, answer.message)
 
@@ -122,10 +125,12 @@ def test_no_assignment_is_written_by_the(stage: Any, who: str) -> None:
     assert "DELETE policyassignments is the operator's" in deleted.message
 
 
-def test_pipelines_and_editors_only_read_assignments(stage: Any) -> None:
+def test_assignments_are_read_by_editors_and_not_at_all_by_pipelines(stage: Any) -> None:
     assert stage.operator.create(stage.assignment()).allowed
-    for actor in (stage.pipelines, stage.person("eve", "edit")):
-        assert actor.get("PolicyAssignment", "m").allowed
+    editor = stage.person("eve", "edit")
+    for actor in (stage.pipelines, stage.tuning_job, editor):
+        read = actor.get("PolicyAssignment", "m")
+        assert read.allowed if actor is editor else read.rbac
         assert actor.create(stage.assignment("n")).rbac
         assert actor.patch("PolicyAssignment", "m", {"spec": {"epoch": 2}}).rbac
         assert actor.delete("PolicyAssignment", "m").rbac

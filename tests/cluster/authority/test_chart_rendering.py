@@ -240,8 +240,20 @@ def test_each_verb_of_ours_is_held_by_one_role(render: Render) -> None:
         "approve": ["trimwheel-approver"],
         "waive": ["trimwheel-waiver"],
         "rollback": ["trimwheel-rollback"],
-        "certify": ["trimwheel-pipelines"],
+        "certify": ["trimwheel-tuning"],
     }
+
+
+def test_jobs_have_a_cloud_identity_of_their_own_and_else_the_loops(render: Render) -> None:
+    def identity(objects: Any, account: str) -> Any:
+        return objects["ServiceAccount", account]["metadata"].get("annotations")
+
+    role = "eks.amazonaws.com/role-arn"
+    full = render("full")
+    assert identity(full, names.TUNING_ACCOUNT)[role].endswith("role/trimwheel-tuning")
+    assert identity(full, names.PIPELINES_ACCOUNT)[role].endswith("role/trimwheel-pipelines")
+    shared = render("defaults", "pipelines.serviceAccountAnnotations.a=b")
+    assert identity(shared, names.TUNING_ACCOUNT) == {"a": "b"}
 
 
 def test_deciding_roles_are_not_aggregated_into_the_built_in_ones(render: Render) -> None:
@@ -271,7 +283,7 @@ def test_the_accounts_that_policies_name_are_those_of_the_release(render: Render
     text = yaml.safe_dump(
         objects["ValidatingAdmissionPolicy", "trimwheel-operator-only"], width=999
     )
-    for account in (names.OPERATOR_ACCOUNT, names.PIPELINES_ACCOUNT):
+    for account in (names.OPERATOR_ACCOUNT, names.PIPELINES_ACCOUNT, names.TUNING_ACCOUNT):
         assert names.service_account_user("elsewhere", account) in text
         assert ("ServiceAccount", account) in objects
         assert objects["ServiceAccount", account]["metadata"]["namespace"] == "elsewhere"

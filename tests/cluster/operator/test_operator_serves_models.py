@@ -126,7 +126,7 @@ def test_runs_become_jobs_one_at_a_time_and_a_lost_job_is_reported(
 
     [job] = eventually(lambda: jobs_of("t1"), "the Job of t1", 30)
     assert job.metadata.owner_references is None, "owners in another namespace are collected"
-    assert job.spec.template.spec.service_account_name == names.PIPELINES_ACCOUNT
+    assert job.spec.template.spec.service_account_name == names.TUNING_ACCOUNT
     team.create("TuningRun", "t2", {"model": MODEL})
     waiting = team.becomes("TuningRun", "t2", names.RECONCILING)
     assert waiting["message"] == "TuningRun t1 runs first" and not jobs_of("t2")

@@ -16,28 +16,43 @@ from trimwheel_local.cluster import Cluster
 from trimwheel_pipelines.kube import Objects
 
 __all__ = ["audits", "model", "model_folder"]
-ACCOUNT = names.service_account_user(RELEASE_NAMESPACE, names.PIPELINES_ACCOUNT)
+LOOP, JOB = (
+    names.service_account_user(RELEASE_NAMESPACE, account)
+    for account in (names.PIPELINES_ACCOUNT, names.TUNING_ACCOUNT)
+)
 
 
 @pytest.fixture
 def account() -> str:
-    """The pipelines' username."""
-    return ACCOUNT
+    """The loop's username."""
+    return LOOP
 
 
 @pytest.fixture
-def kubeconfig(cluster: Cluster, release: str, tmp_path: Path) -> Path:
-    """The pipelines' own credentials."""
+def job_account() -> str:
+    """The username of TuningRun Jobs."""
+    return JOB
+
+
+def credentials(cluster: Cluster, account: str, path: Path) -> Path:
+    """A kubeconfig for an account of the release."""
     groups = ("system:serviceaccounts", f"system:serviceaccounts:{RELEASE_NAMESPACE}")
     # KUBECONFIG is a list with colons between, and the account's name is full of them.
-    path = tmp_path / "kubeconfig"
-    path.write_bytes(cluster.kubeconfig_for(ACCOUNT, groups).read_bytes())
+    path.write_bytes(cluster.kubeconfig_for(account, groups).read_bytes())
     return path
 
 
 @pytest.fixture
-def objects(kubeconfig: Path) -> Objects:
-    return Objects(config.new_client_from_config(str(kubeconfig)))
+def kubeconfig(cluster: Cluster, release: str, tmp_path: Path) -> Path:
+    """The credentials of TuningRun Jobs."""
+    return credentials(cluster, JOB, tmp_path / "job-kubeconfig")
+
+
+@pytest.fixture
+def objects(cluster: Cluster, release: str, tmp_path: Path) -> Objects:
+    """The API server as the loop sees it."""
+    path = credentials(cluster, LOOP, tmp_path / "loop-kubeconfig")
+    return Objects(config.new_client_from_config(str(path)))
 
 
 @pytest.fixture

@@ -53,9 +53,8 @@ def start(root: Objects, namespace: str, name: str = "first") -> TuningRun:
 
 def test_a_tuning_job_certifies_and_asks_for_a_rollout_in_its_own_name(
     root: Objects,
-    objects: Objects,
     namespace: str,
-    account: str,
+    job_account: str,
     kubeconfig: Path,
     records: Any,
     model_folder: Path,
@@ -88,7 +87,7 @@ def test_a_tuning_job_certifies_and_asks_for_a_rollout_in_its_own_name(
     assert policy is not None and policy.spec.certificate is not None
     assert parse_policy(policy.spec.policy).digest == run.status.policy_digest
     rollout = root.get(PolicyRollout, namespace, run.status.rollout)
-    assert rollout is not None and rollout.spec.requested_by == account
+    assert rollout is not None and rollout.spec.requested_by == job_account
 
 
 def test_a_refused_model_address_fails_the_run_and_says_which_rule(
@@ -176,4 +175,4 @@ def test_nobody_but_pipelines_may_raise_an_alarm(
     assert objects.whoami() == account
     objects.delete(made)
     objects.delete(made)
-    assert objects.get(TuningRun, namespace, "real") is None
+    assert root.get(TuningRun, namespace, "real") is None
