@@ -72,6 +72,12 @@ _PRINTER: dict[str, tuple[Column, ...]] = {
         ("Weight", "integer", ".spec.weightBasisPoints", 0),
         ("Hold", "boolean", ".spec.hold", 0),
     ),
+    "PolicyJournal": (
+        ("Namespace", "string", ".spec.namespace", 0),
+        ("Model", "string", ".spec.model", 0),
+        ("Sequence", "integer", ".spec.sequence", 0),
+        ("Copied", "integer", ".status.cursor", 0),
+    ),
 }
 _AGE: Column = ("Age", "date", ".metadata.creationTimestamp", 0)
 
@@ -157,7 +163,8 @@ def _object_schema(kind: Kind) -> dict[str, Any]:
     # What is being created has no generation yet; without -1 a waiter sees "ready before seen".
     if kind.has_status:
         kept["status"] = structural(properties["status"], defs, f"{kind.name}.status")
-        kept["status"]["default"] = {"observedGeneration": -1}
+        if "observedGeneration" in kept["status"]["properties"]:
+            kept["status"]["default"] = {"observedGeneration": -1}
     rules = schema.get("x-kubernetes-validations")
     return {
         "type": "object",

@@ -24,6 +24,15 @@ WORKER_ACCOUNT_SUFFIX = "-trimwheel-worker"
 FIELD_MANAGER = "trimwheel-operator"
 OPERATOR_LEASE = "trimwheel-operator"
 """The Lease in the release namespace that only the deciding operator holds."""
+RELEASE_JOURNAL = "trimwheel"
+"""PolicyJournal of the release itself: since when its admission policies are in force."""
+SELF_TEST_PREFIX = "trimwheel-self-test-"
+"""Objects of this name, followed by an admission policy's short name, are the operator's probes."""
+
+
+def journal_name(namespace: str, model: str) -> str:
+    """PolicyJournal of a model, in the release's namespace; a namespace holds no dot."""
+    return f"{namespace}.{model}"
 
 
 def service_account_user(namespace: str, account: str) -> str:
@@ -156,7 +165,13 @@ class Reason:
     MODEL_NOT_FOUND = "ModelNotFound"
     DIGEST_MISMATCH = "DigestMismatch"
     POLICY_INVALID = "PolicyInvalid"
-    ADMISSION_MISSING = "AdmissionMissing"  # a forged approval was not refused by our policy
+    ADMISSION_MISSING = "AdmissionMissing"  # a forgery was not refused by our policy
+    ADMISSION_GAP = "AdmissionGap"  # it was written while an admission policy was not in force
+    TARGET_REJECTED = "TargetRejected"  # a Rollback names a digest that was rejected or revoked
+    JOURNAL_FULL = "JournalFull"  # decisions wait for the ledger: nothing new is exposed
+    NOT_CARRIED_OUT = "NotCarriedOut"  # decided and journaled, but the operator stopped before
+    MODEL_GONE = "ModelGone"  # the model was deleted while a candidate was served
+    ACCEPTED_BY_UPGRADE = "AcceptedByUpgrade"  # older than the notes on admission: it counts
     NOT_FORMERLY_STABLE = "NotFormerlyStable"  # a Rollback names a digest that never was stable
     STEPS_LOOSER_THAN_MODEL = "StepsLooserThanModel"
     ROLLED_BACK_TO_STABLE = "RolledBackToStable"
@@ -186,6 +201,9 @@ class Action:
     RESUME = "Resume"
     HOLD = "Hold"
     REFUSE = "Refuse"
+    WITHDRAW = "Withdraw"  # the decision before was journaled and never took effect
+    FALL_BACK = "FallBack"  # everyone is sent to full depth
+    RESTORE = "Restore"  # the promoted policy is served again
 
 
 VERDICT_PASS = "Pass"

@@ -22,6 +22,8 @@ def registry(app: App) -> kopf.OperatorRegistry:
     found = kopf.OperatorRegistry()
     _lifecycle(found, app)
     for kind in KINDS:
+        if kind.name == "PolicyJournal":
+            continue  # the operator's own memory, read with each pass
         if kind.name == "PolicyApproval":
             kopf.on.event(names.GROUP, names.VERSION, kind.plural, registry=found)(_approval(app))
         else:

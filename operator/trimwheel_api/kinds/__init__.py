@@ -13,6 +13,7 @@ from trimwheel_api.kinds.adaptive_policy import AdaptivePolicy
 from trimwheel_api.kinds.common import Condition, Metadata, Resource, dump
 from trimwheel_api.kinds.policy_approval import PolicyApproval
 from trimwheel_api.kinds.policy_assignment import PolicyAssignment
+from trimwheel_api.kinds.policy_journal import PolicyJournal
 from trimwheel_api.kinds.policy_rollout import PolicyRollout
 from trimwheel_api.kinds.tuning_run import TuningRun
 
@@ -40,6 +41,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(PolicyRollout, "policyrollouts", "policyrollout", "prollout"),
     Kind(PolicyApproval, "policyapprovals", "policyapproval", "papproval", has_status=False),
     Kind(PolicyAssignment, "policyassignments", "policyassignment", "", has_status=False),
+    Kind(PolicyJournal, "policyjournals", "policyjournal", ""),
 )
 PLURALS: dict[str, str] = {kind.name: kind.plural for kind in KINDS}
 
@@ -53,6 +55,7 @@ __all__ = [
     "Metadata",
     "PolicyApproval",
     "PolicyAssignment",
+    "PolicyJournal",
     "PolicyRollout",
     "Resource",
     "TuningRun",
