@@ -24,7 +24,7 @@ PARALLEL := -n 2 --dist loadfile
 help: ## list the verbs
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
-setup: ## check the machine, make .venv, build Kubernetes and friends, train the demo model (cached)
+setup: ## check the machine, make .venv, get Kubernetes and friends, train the demo model (cached)
 	@$(SETUP) --steps python,binaries,model
 
 demo: ## play the whole loop on this machine (DETACH=1 SEED=n FRESH=1 BAD_POLICY=file REPORT=path)

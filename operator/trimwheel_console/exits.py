@@ -22,6 +22,8 @@ USAGE = 2
 """The call was wrong, or a prerequisite is missing: changing the call or the machine helps."""
 UNREACHABLE = 3
 """A service did not answer: trying again later may help."""
+INTERRUPTED = 130
+"""Ctrl-C, as shells have it."""
 
 _CODES: tuple[tuple[type[TrimwheelError], int], ...] = (
     (InvalidInput, USAGE),
@@ -43,8 +45,9 @@ def error_body(error: TrimwheelError) -> dict[str, Any]:
     return {"error": body}
 
 
-class ErrorHandling(click.Group):
-    """A group whose verbs may raise any TrimwheelError: it is told on stderr, then exits."""
+class HandlingCommand(click.Command):
+    """A command that may raise any TrimwheelError or be interrupted: a sentence on stderr, then
+    the exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the verb; a TrimwheelError becomes a message and its exit code."""
@@ -56,3 +59,25 @@ class ErrorHandling(click.Group):
             else:
                 click.echo(f"{click.style('error', fg='red')}: {error}", err=True)
             sys.exit(exit_code(error))
+        except KeyboardInterrupt as interrupt:
+            kept = getattr(interrupt, "__notes__", [])
+            click.echo("; ".join([f"\ninterrupted: {_called(ctx)}", *kept]), err=True)
+            sys.exit(INTERRUPTED)
+
+
+class ErrorHandling(HandlingCommand, click.Group):
+    """The same for a group and all its verbs."""
+
+
+def _called(ctx: click.Context) -> str:
+    """The verb that ran, as it was called; the options are the caller's to know."""
+    words = [ctx.command_path]
+    command: click.Command | None = ctx.command
+    for word in sys.argv[1:]:
+        if not isinstance(command, click.Group):
+            break
+        command = command.get_command(ctx, word)
+        if command is None:
+            break
+        words.append(word)
+    return " ".join(words)

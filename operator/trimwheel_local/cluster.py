@@ -23,7 +23,6 @@ import yaml
 from trimwheel_api.errors import SetupFailed
 from trimwheel_api.names import RELEASE_NAMESPACE
 from trimwheel_local import addons, binaries, pki, rest, tools
-from trimwheel_local.binaries import Progress, no_progress
 from trimwheel_local.errors import NotRunning, StartError
 from trimwheel_local.files import private_folder, read_json, tail, write_json
 from trimwheel_local.layout import Layout, default_state
@@ -36,6 +35,7 @@ from trimwheel_local.names import (
 )
 from trimwheel_local.node.runtime import stop_every_pod
 from trimwheel_local.processes import ProcessId, stop_all
+from trimwheel_local.reporting import Progress, no_progress
 
 POLL = 0.05
 START_TIMEOUT = 90.0

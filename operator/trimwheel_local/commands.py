@@ -39,10 +39,10 @@ def _place(command: Callable[..., None]) -> Callable[..., None]:
 def cluster() -> None:
     """Run a real Kubernetes control plane on this machine, without root or Docker.
 
-    etcd, kube-apiserver, kube-controller-manager and kube-scheduler are the real ones, built
-    from their released sources and bound to 127.0.0.0/8. One node runs each container's command
-    as a local process with its own address (127.96.0.0/11), service-account token, probes and
-    logs. It isolates nothing: a pod may do what you may do. Images must start with
+    etcd, kube-apiserver, kube-controller-manager and kube-scheduler are the real ones, official
+    releases or built from the same sources, bound to 127.0.0.0/8. One node runs each container's
+    command as a local process with its own address (127.96.0.0/11), service-account token, probes
+    and logs. It isolates nothing: a pod may do what you may do. Images must start with
     process.trimwheel.dev/.
 
     \b
@@ -68,7 +68,8 @@ def up(
 ) -> None:
     """Start the cluster, or adopt the one that runs; with --chart, Trimwheel on it.
 
-    Builds missing binaries first (about ten minutes once, on two cores). After a crash or a
+    Gets missing binaries first: downloads their official releases, or builds them with Go where
+    these cannot be reached (a quarter of an hour once, on two cores). After a crash or a
     kill -9 it ends what is left over and starts again with the stored objects; pods that still
     run are taken over.
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-from trimwheel_local.binaries import Progress
+from trimwheel_local.reporting import Progress
 
 
 @contextmanager

@@ -12,10 +12,10 @@ from typing import Any
 import yaml
 
 from trimwheel_api.errors import SetupFailed
-from trimwheel_local.binaries import Progress, no_progress
 from trimwheel_local.cluster import Cluster
 from trimwheel_local.files import private_folder
 from trimwheel_local.layout import Layout, checkout
+from trimwheel_local.reporting import Progress, no_progress
 
 STEPS = 3
 

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from trimwheel_console import NEGATIVE, emit, note, output_option, progress
+from trimwheel_console.exits import HandlingCommand
 from trimwheel_demo import corpus
 from trimwheel_local.layout import cache_folder
 
@@ -184,7 +185,7 @@ def figures(model: LoadedModel, held: Sequence[tuple[str, str]]) -> dict[str, An
     }
 
 
-@click.command("train", short_help="Train the demo's encoder into the cache.")
+@click.command("train", cls=HandlingCommand, short_help="Train the demo's encoder into the cache.")
 @click.option("--seed", default=0, show_default=True, help="Of weights, split and batches.")
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Copy the trained folder here as well."
@@ -219,7 +220,11 @@ def command(
         if progress_file is not None:
             progress_file.write_text(f"{done / total:.4f}\n")
 
-    trained = ensure(seed, told=told)
+    try:
+        trained = ensure(seed, told=told)
+    except KeyboardInterrupt as interrupt:
+        interrupt.add_note("run it again: training goes on from its last checkpoint")
+        raise
     if out is not None:
         shutil.copytree(trained.folder, out, dirs_exist_ok=True)
         note(f"copied to {out}")

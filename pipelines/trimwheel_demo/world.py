@@ -38,7 +38,7 @@ from trimwheel_demo.report import Report
 from trimwheel_demo.settings import Options, chart_values
 from trimwheel_demo.setup.cached import needed_binaries
 from trimwheel_demo.teller import Teller
-from trimwheel_local import binaries
+from trimwheel_local import pins
 from trimwheel_local.cluster import Cluster
 
 RBAC = "rbac.authorization.k8s.io"
@@ -109,7 +109,7 @@ def bring_up(options: Options, places: Places, teller: Teller, report: Report) -
     if isinstance(cluster, ExistingCluster):
         cluster.up()
     else:
-        cluster.up(wanted=needed_binaries(binaries.all_names()))
+        cluster.up(wanted=needed_binaries(pins.all_names()))
     teller.good(f"API server at {_server(cluster)}")
     values = _values(cluster, places, options)
     with ThreadPoolExecutor(max_workers=2) as pool:

@@ -180,3 +180,29 @@ def test_a_kubeconfig_that_is_none_is_one_sentence_with_the_remedy(
     assert done.exit_code == USAGE, done.output
     assert done.stderr.count("\n") == 1
     assert str(path) in done.stderr and "--kubeconfig or KUBECONFIG" in done.stderr
+
+
+@pytest.mark.parametrize("kept", [(), ("what was downloaded is kept",)])
+def test_an_interrupt_names_the_verb_and_what_is_kept(kept, monkeypatch, capsys):
+    @click.group(cls=ErrorHandling, name="trimwheel")
+    def root():
+        pass
+
+    @root.group()
+    def cluster():
+        pass
+
+    @cluster.command()
+    @click.option("--index")
+    def up(index):
+        interrupt = KeyboardInterrupt()
+        for each in kept:
+            interrupt.add_note(each)
+        raise interrupt
+
+    monkeypatch.setattr(sys, "argv", ["trimwheel", "cluster", "up", "--index", "1"])
+    with pytest.raises(SystemExit) as ended:
+        root(prog_name="trimwheel")
+    assert ended.value.code == 130
+    said = capsys.readouterr().err.strip()
+    assert said == "; ".join(["interrupted: trimwheel cluster up", *kept])

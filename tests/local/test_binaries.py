@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from trimwheel_local import binaries
+from trimwheel_local import binaries, golang, pins
 from trimwheel_local.errors import BinaryError
+
+REFUSES = "http://127.0.0.1:9"
+"""An origin of releases that nothing listens at."""
 
 
 def executable(path: Path, text: str = "#!/bin/sh\n") -> Path:
@@ -24,8 +27,9 @@ def executable(path: Path, text: str = "#!/bin/sh\n") -> Path:
 def empty(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """No binary anywhere; returns the cache folder."""
     monkeypatch.setenv("TRIMWHEEL_CACHE", str(tmp_path / "cache"))
-    for name in ("KUBEBUILDER_ASSETS", "TRIMWHEEL_PROMETHEUS_BIN"):
+    for name in ("KUBEBUILDER_ASSETS", "TRIMWHEEL_PROMETHEUS_BIN", "TRIMWHEEL_BINARIES"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TRIMWHEEL_RELEASES", REFUSES)
     return tmp_path / "cache"
 
 
@@ -66,7 +70,7 @@ def test_what_is_missing_is_built_once_into_a_folder_named_by_its_pins(
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
     seen: list[str] = []
     found = binaries.ensure(lambda name, *_: seen.append(name))
-    assert set(found.paths) == {name for group in binaries.groups() for name, _ in group.packages}
+    assert set(found.paths) == {name for group in pins.groups() for name, _ in group.packages}
     assert all(path.is_relative_to(empty / "bin") for path in found.paths.values())
     assert "kube-apiserver" in seen
     monkeypatch.setenv("PATH", "/nonexistent")
@@ -99,16 +103,16 @@ def test_go_must_be_new_enough_or_able_to_fetch_a_newer_one(
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.setenv("GOTOOLCHAIN", toolchain)
     if accepted:
-        binaries.check_go()
+        golang.check_go()
     else:
         with pytest.raises(BinaryError, match=f"go must be Go 1.26 .*{version}"):
-            binaries.check_go()
+            golang.check_go()
 
 
 def test_without_go_the_error_names_the_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(BinaryError, match="install Go 1.26 or newer, or set KUBEBUILDER_ASSETS"):
-        binaries.check_go()
+        golang.check_go()
 
 
 def test_a_failed_build_shows_the_end_of_its_log_and_leaves_no_binary(
@@ -124,8 +128,8 @@ def test_a_failed_build_shows_the_end_of_its_log_and_leaves_no_binary(
     assert binaries.find().paths == {}
 
 
-@pytest.mark.parametrize("group", binaries.groups(), ids=lambda group: group.name)
-def test_pins_are_exact_and_complete(group: binaries.Group) -> None:
+@pytest.mark.parametrize("group", pins.groups(), ids=lambda group: group.name)
+def test_pins_are_exact_and_complete(group: pins.Group) -> None:
     text = (group.module / "go.mod").read_text()
     assert (group.module / "go.sum").stat().st_size > 0
     for _, package in group.packages:
@@ -133,7 +137,7 @@ def test_pins_are_exact_and_complete(group: binaries.Group) -> None:
 
 
 def test_every_staging_module_of_kubernetes_has_the_version_of_the_release() -> None:
-    text = (binaries.TOOLCHAIN / "kubernetes" / "go.mod").read_text()
+    text = (pins.TOOLCHAIN / "kubernetes" / "go.mod").read_text()
     replaced = [line.split() for line in text.splitlines() if "=>" in line]
     assert len(replaced) == 33
     assert {words[-1] for words in replaced} == {"v0.36.3"}

@@ -16,7 +16,7 @@ from trimwheel_api.metrics import METRICS
 from trimwheel_api.policy import parse_policy
 from trimwheel_cli.main import cli
 from trimwheel_cli.verbs import BENCHES, COMMANDS
-from trimwheel_local.binaries import SWITCHING_GO
+from trimwheel_local.golang import SWITCHING_GO
 from trimwheel_workers.model.config import EncoderConfig
 
 PAGES = [path for path in tracked() if path.suffix == ".md"]

@@ -20,7 +20,8 @@ stdout, notes and errors to stderr.
 | 0 | done, or the answer is yes |
 | 1 | the answer is no: a negative verdict, a refusal by the API server |
 | 2 | usage, or a missing prerequisite |
-| 3 | a service did not answer |"""
+| 3 | a service did not answer |
+| 130 | interrupted with Ctrl-C |"""
 
 
 def render() -> str:

@@ -13,7 +13,6 @@ from typing import Any
 
 import aiohttp
 
-from trimwheel_local.binaries import kubernetes_version
 from trimwheel_local.layout import Layout
 from trimwheel_local.names import GPU_RESOURCE, NODE_NAME
 from trimwheel_local.node import kubelet, runtime
@@ -22,6 +21,7 @@ from trimwheel_local.node.context import Addresses, Context
 from trimwheel_local.node.events import Recorder
 from trimwheel_local.node.pods import Pods
 from trimwheel_local.node.services import Services
+from trimwheel_local.pins import kubernetes_version
 
 log = logging.getLogger(__name__)
 Object = dict[str, Any]

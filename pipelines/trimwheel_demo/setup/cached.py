@@ -65,17 +65,16 @@ def trained_model() -> Path | None:
 
 
 def missing_binaries() -> list[str]:
-    from trimwheel_local import binaries
+    """What has to be downloaded or built, in the order in which the story needs it."""
+    from trimwheel_local import binaries, pins
 
-    wanted = needed_binaries(binaries.all_names())
-    missing = [name for group in binaries.groups() for name in binaries.missing_from(group)]
-    return [name for name in missing if name in wanted]
+    return binaries.missing(needed_binaries(pins.all_names()))
 
 
 def needed_binaries(
     everything: frozenset[str], environ: Mapping[str, str] = os.environ
 ) -> frozenset[str]:
-    """What has to be built here: not what a cluster or a Prometheus of one's own stands in for."""
+    """What has to be had here: not what a cluster or a Prometheus of one's own stands in for."""
     if environ.get("TRIMWHEEL_USE_KUBECONFIG"):
         return everything & {"helm", "kubectl"}
     if environ.get("TRIMWHEEL_USE_PROMETHEUS"):

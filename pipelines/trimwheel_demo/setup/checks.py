@@ -15,22 +15,32 @@ import sys
 from pathlib import Path
 
 from trimwheel_demo.setup.cached import ROOT, cache_folder, is_cached
+from trimwheel_demo.setup.supply import Supply
 
 MINIMUM_PYTHON = (3, 11)
 GIB = 2**30
 NEEDED_DISK = {"python": 8 * GIB, "binaries": 6 * GIB, "model": GIB // 10}
 """Free space that a step takes when nothing of it is cached (packages and uv's cache share files
 where the file system has hard links)."""
+DISK_OF_RELEASES = 3 * GIB // 2
+"""The same of the binaries when all of them are downloaded."""
 NEEDED_MEMORY = 6 * GIB
 
 
-def problems(steps: list[str], plan: str = "setup") -> list[str]:
-    """What stands in the way, each with its remedy; empty when nothing does."""
+def problems(steps: list[str], plan: str = "setup", supply: Supply | None = None) -> list[str]:
+    """What stands in the way, each with its remedy; empty when nothing does.
+
+    Without a supply every binary that is missing is taken for one to build.
+    """
     found = [_python_problem(), *_input_problems()]
+    if supply is not None and supply.problem:
+        found.append(supply.problem)
+        steps = [name for name in steps if name != "binaries"]
     missing = [name for name in steps if not is_cached(name)]
-    found += [_memory_problem(), _disk_problem(missing)]
-    if "binaries" in missing:
-        found.append(_go_problem())
+    builds = "binaries" in missing and (supply is None or bool(supply.built))
+    found += [_memory_problem(), _disk_problem(missing, builds)]
+    if builds:
+        found.append(_go_problem(supply.reasons if supply is not None else ""))
     if plan == "demo" and not os.environ.get("TRIMWHEEL_USE_KUBECONFIG"):
         found.append(_port_problem())
     return [text for text in found if text]
@@ -98,8 +108,10 @@ def _python_problem() -> str:
     return ""
 
 
-def _go_problem() -> str:
+def _go_problem(reasons: str = "") -> str:
     remedy = "install Go 1.26, or 1.21 and newer with toolchain download, from go.dev/dl"
+    if reasons:
+        remedy += f", or let the official releases be reached ({reasons})"
     go = shutil.which("go")
     if go is None:
         return (
@@ -127,8 +139,10 @@ def _memory_problem() -> str:
     return ""
 
 
-def _disk_problem(missing: list[str]) -> str:
+def _disk_problem(missing: list[str], builds: bool) -> str:
     needed = sum(NEEDED_DISK[name] for name in missing)
+    if "binaries" in missing and not builds:
+        needed += DISK_OF_RELEASES - NEEDED_DISK["binaries"]
     folder = next(p for p in (cache_folder(), *cache_folder().parents) if p.exists())
     free = min(shutil.disk_usage(ROOT).free, shutil.disk_usage(folder).free)
     if free < needed:

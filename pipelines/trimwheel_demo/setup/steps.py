@@ -1,4 +1,4 @@
-"""The three steps of a set-up: Python packages, Go builds, the demo's model.
+"""The three steps of a set-up: Python packages, the control plane's binaries, the demo's model.
 
 Each resumes where it was interrupted, writes what it ran to a log of its own, and counts how far it
 is where it can. Called by `lanes`.
@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,14 +28,21 @@ from trimwheel_demo.setup.cached import (
     python_stamp,
 )
 
-SECONDS = {"python": 240.0, "binaries": 600.0, "model": 200.0}
-"""Usual time on two cores with nothing cached; of the progress bars only the builds' goes by it."""
+SECONDS = {"python": 240.0, "model": 200.0}
+"""Usual time on two cores with nothing cached, for the plan."""
 DISK_OF_PACKAGES = 7 * 2**30
 TITLES = {
     "python": "Python packages into .venv, bytecode compiled",
-    "binaries": "Kubernetes, etcd, helm, kubectl and Prometheus, built with Go",
+    "binaries": "Kubernetes, etcd, helm, kubectl and Prometheus",
     "model": "a small encoder with exits, trained on Python's own standard library",
 }
+KEPT = {
+    "python": "packages that were downloaded are kept",
+    "binaries": "what was downloaded and compiled is kept",
+    "model": "training goes on from its last checkpoint",
+}
+"""What an interrupted step leaves for the next call."""
+INTERRUPTED = 130
 
 
 @dataclass
@@ -49,19 +57,35 @@ class Step:
     started: float = 0.0
     message: str = ""
     fraction: Callable[[], float] | None = field(default=None, repr=False)
+    process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    stopping: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
     def log(self) -> Path:
         return LOGS / f"{self.name}.log"
 
     def progress(self) -> float:
-        """Share done: counted where the step can count, else by the clock and never quite full."""
+        """Share done, never quite full while the step runs."""
         if self.state == "done":
             return 1.0
-        if self.fraction is not None:
-            return min(self.fraction(), 0.99)
-        elapsed = time.monotonic() - self.started if self.started else 0.0
-        return min(elapsed / SECONDS[self.name], 0.99)
+        return min(self.fraction(), 0.99) if self.fraction is not None else 0.0
+
+    def stop(self, patience: float = 10.0) -> None:
+        """Interrupt what runs, with all that it started; nothing more is started."""
+        with self.lock:
+            self.stopping = True
+        if self.process is None or self.process.poll() is not None:
+            return
+        for number in (signal.SIGINT, signal.SIGKILL):
+            try:
+                os.killpg(self.process.pid, number)
+                self.process.wait(patience)
+            except ProcessLookupError:
+                return
+            except subprocess.TimeoutExpired:
+                continue
+            return
 
 
 class StepFailed(Exception):
@@ -87,7 +111,7 @@ def install_python(step: Step) -> None:
         pip = [str(python), "-m", "pip", "install", "-q", "--require-hashes", "-r", bootstrap]
         _call(step, pip, "installing uv", env)
     start = shutil.disk_usage(ROOT).free
-    step.fraction = lambda: (start - shutil.disk_usage(ROOT).free) / DISK_OF_PACKAGES
+    step.fraction = lambda: _installed(step, start)
     common = [str(uv), "pip", "install", "--python", str(python)]
     lock = str(ROOT / "requirements/dev.txt")
     _call(step, [*common, "--require-hashes", "-r", lock], "downloading packages", env)
@@ -97,24 +121,39 @@ def install_python(step: Step) -> None:
     python_stamp().touch()
 
 
-def build_binaries(step: Step) -> None:
-    """The control plane, with Go; the module that knows how needs no installed package either."""
-    total = len(missing_binaries())
-    step.fraction = lambda: _share_built(total, step)
+def _installed(step: Step, start: int) -> float:
+    """The share by the disk that packages take; uv's own lines say what it is at."""
+    told = step.log.read_text(errors="replace")
+    if "Installed " in told:
+        step.message = "compiling bytecode"
+    elif "Prepared " in told:
+        step.message = "installing packages"
+    return (start - shutil.disk_usage(ROOT).free) / DISK_OF_PACKAGES
+
+
+def get_binaries(step: Step, built: Sequence[str] = ()) -> None:
+    """The control plane, downloaded or built; the module that knows how needs no package either.
+
+    `built` are those that no origin has to be asked for again.
+    """
+    state = LOGS / "binaries.progress"
+    state.unlink(missing_ok=True)
+    step.fraction = lambda: _told(state, step)
+    names = missing_binaries()
+    command = [sys.executable, "-m", "trimwheel_local.binaries", "--progress-file", str(state)]
+    command += ["--wanted", ",".join(names), "--build", ",".join(built)]
     env = {"PYTHONPATH": str(ROOT / "operator")}
-    script = (
-        "import sys; from trimwheel_local import binaries; "
-        "binaries.ensure(wanted=frozenset(sys.argv[1:]))"
-    )
-    command = [sys.executable, "-c", script, *missing_binaries()]
-    _call(step, command, f"building {total} binaries", env)
+    _call(step, command, f"getting {len(names)} binaries", env)
 
 
-def _share_built(total: int, step: Step) -> float:
-    left = missing_binaries()
-    step.message = f"building {left[0]}" if left else "built"
-    by_clock = (time.monotonic() - step.started) / SECONDS["binaries"]
-    return max((total - len(left)) / max(total, 1), min(by_clock, 0.95))
+def _told(state: Path, step: Step) -> float:
+    """The share that the running command noted; what it is at becomes the step's message."""
+    try:
+        told = json.loads(state.read_text())
+    except FileNotFoundError:
+        return 0.0
+    step.message = told["message"]
+    return float(told["share"])
 
 
 def train_model(step: Step) -> None:
@@ -132,22 +171,36 @@ def train_model(step: Step) -> None:
 
 
 def _call(step: Step, command: list[str], message: str, env: dict[str, str] | None = None) -> None:
+    """Run a command to its end, in a session of its own: Ctrl-C is passed on by `stop` alone."""
     step.message = message
     with step.log.open("ab") as log:
-        outcome = subprocess.run(
-            command,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            cwd=ROOT,
-            env={**os.environ, **(env or {})},
-        )
-    if outcome.returncode:
+        with step.lock:
+            if step.stopping:
+                raise StepFailed(f"{TITLES[step.name]}: interrupted")
+            step.process = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                cwd=ROOT,
+                env={**os.environ, **(env or {})},
+                start_new_session=True,
+            )
+        code = step.process.wait()
+    if code:
         end = step.log.read_text(errors="replace").strip().splitlines()[-12:]
-        raise StepFailed(
-            f"{TITLES[step.name]}: `{' '.join(command)}` failed; the end of {step.log}:\n  "
-            + "\n  ".join(end)
-        )
+        what = f"{TITLES[step.name]}: `{' '.join(command)}` {_ending(step, code)}"
+        raise StepFailed("\n  ".join([f"{what}; the end of {step.log}:", *end]))
+
+
+def _ending(step: Step, code: int) -> str:
+    """How a command that failed ended; a signal is no fault of its own."""
+    if code == -signal.SIGKILL:
+        return "was killed (by the kernel, if memory ran out)"
+    if code < 0 or code == INTERRUPTED:
+        name = signal.Signals(-code).name if code < 0 else "SIGINT"
+        return f"was interrupted by {name} ({KEPT[step.name]})"
+    return f"failed with exit code {code}"
 
 
 def _train() -> list[str]:
@@ -155,4 +208,8 @@ def _train() -> list[str]:
     return [str(VENV / "bin/python"), "-m", "trimwheel_demo.training", "--seed", seed]
 
 
-RUNNERS = {"python": install_python, "binaries": build_binaries, "model": train_model}
+RUNNERS: dict[str, Callable[[Step], None]] = {
+    "python": install_python,
+    "binaries": get_binaries,
+    "model": train_model,
+}
