@@ -19,7 +19,7 @@ from trimwheel_api.kinds import KINDS, Kind, dump
 _DROPPED = {"title", "needs", "scope", "discriminator"}
 _PASSED = {
     "type", "description", "default", "enum", "pattern", "format", "minLength", "maxLength",
-    "minimum", "maximum", "minItems", "maxItems", "required", "nullable",
+    "minimum", "maximum", "minItems", "maxItems", "maxProperties", "required", "nullable",
 }  # fmt: skip
 
 Column = tuple[str, str, str, int]

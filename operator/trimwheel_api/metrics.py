@@ -50,6 +50,7 @@ LABEL_MEANINGS = {
     "verdict": "Pass, Fail or NotEnoughEvidence",
     "action": "what the operator decided",
     "reason": "why",
+    "rule": "name of the rule in the operator's plan",
     "signal": "drift signal",
     "outcome": "how it ended",
 }
@@ -177,6 +178,11 @@ RECONCILE_SECONDS = Metric(
 RECONCILE_ERRORS = Metric(
     "trimwheel_reconcile_errors_total", "counter", ("reason",), "Reconciles that will be retried.",
     "operator",
+)  # fmt: skip
+
+RULE_FAILURES = Metric(
+    "trimwheel_rule_failures_total", "counter", ("rule",),
+    "Rules of a reconcile that raised; the others ran, and a condition names it.", "operator",
 )  # fmt: skip
 
 DRIFT_EVIDENCE = Metric(

@@ -111,6 +111,7 @@ CERTIFIED = "Certified"
 DRIFTED = "Drifted"
 DEGRADED = "Degraded"
 ACTIVE = "Active"
+OUTSIDE_LIMITS = "OutsideLimits"
 AWAITING_APPROVAL = "AwaitingApproval"
 PAUSED = "Paused"
 ROLLED_BACK = "RolledBack"
@@ -127,6 +128,9 @@ class Reason:
     APPLIED = "Applied"  # the spec is applied
     INVALID_SPEC = "InvalidSpec"  # a field breaks a rule that the schema could not express
     APPLY_REFUSED = "ApplyRefused"  # the API server refuses a worker object
+    RULE_FAILED = "RuleFailed"  # a rule of the operator raised; the others ran all the same
+    LIMIT_EXCEEDED = "LimitExceeded"  # a stored value lies beyond a limit that was made later
+    WITHIN_LIMITS = "WithinLimits"
     NAME_TAKEN = "NameTaken"  # somebody else's Deployment or Service has the model's name
     DENSE = "Dense"  # the model serves full depth, which needs no certificate
     CERTIFICATE_VALID = "CertificateValid"

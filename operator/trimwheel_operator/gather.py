@@ -25,7 +25,7 @@ from trimwheel_operator.admission import AdmissionTest
 from trimwheel_operator.cluster import KubeApi, path_of
 from trimwheel_operator.evidence import EvidenceReader
 from trimwheel_operator.plan import phases, stable
-from trimwheel_operator.plan.actions import Ensure, Place, Plan, WriteAssignment
+from trimwheel_operator.plan.actions import Ensure, Place, Plan, RuleFailure, WriteAssignment
 from trimwheel_operator.plan.observed import (
     UNCHECKED,
     Acknowledgement,
@@ -59,6 +59,8 @@ class Memory:
     renewed_at: datetime | None = None
     evidence: Evidence | None = None
     evidence_at: datetime | None = None
+    failure: RuleFailure | None = None
+    """What raised when evidence was last read."""
 
     def carried_out(self, plan: Plan, now: datetime, refused: Mapping[Place, str]) -> bool:
         """Remember what was written; whether other objects are refused now than before."""
@@ -119,10 +121,20 @@ class Gatherer:
             admission=self._admission(active, approvals),
             unreadable=tuple(parser.failed),
         )
-        if not stable.harm_asks_for_full_depth(state):
-            return state
-        workers = sum(pod.ready for pod in pods)
-        load = self.evidence.full_depth(namespace, name, workers, now)
+        if memory.failure is not None:
+            state = replace(state, failures=(memory.failure,))
+        return self._with_full_depth_load(state, now)
+
+    def _with_full_depth_load(self, state: ObservedState, now: datetime) -> ObservedState:
+        """Not known when it cannot be read: then harm leads to full depth."""
+        try:
+            if not stable.harm_asks_for_full_depth(state):
+                return state
+            workers = sum(pod.ready for pod in state.pods)
+            load = self.evidence.full_depth(state.namespace, state.name, workers, now)
+        except Exception as error:
+            failure = RuleFailure("full_depth_load", "", error)
+            return replace(state, failures=(*state.failures, failure))
         return replace(state, full_depth_load=load)
 
     def _one(self, parser: Parser, kind: type[Kind], namespace: str, name: str) -> Kind | None:
@@ -222,7 +234,7 @@ class Gatherer:
     ) -> Evidence | None:
         """Asked at most twice a scrape, since it cannot change faster, and once a step."""
         if not active:
-            memory.evidence = memory.evidence_at = None
+            memory.evidence = memory.evidence_at = memory.failure = None
             return None
         rollout = active[0]
         last, known = memory.evidence_at, memory.evidence
@@ -231,8 +243,13 @@ class Gatherer:
         )
         asked = (rollout.metadata.uid, rollout.status.step_started_at)
         if known is None or (known.rollout_uid, known.step_started_at) != asked or not fresh:
-            memory.evidence = self.evidence.read(rollout, workers, now)
+            # Whatever the rollout's rules hold: it has no evidence then, and the pass goes on.
+            memory.evidence, memory.failure = None, None
             memory.evidence_at = now
+            try:
+                memory.evidence = self.evidence.read(rollout, workers, now)
+            except Exception as error:
+                memory.failure = RuleFailure("evidence", rollout.name, error)
         return memory.evidence
 
     def _admission(

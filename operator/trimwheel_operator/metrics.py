@@ -49,6 +49,10 @@ class OperatorMetrics:
                 if text:
                     self._of(row).labels(*key, guard.name).set(float(text))
 
+    def rule_failed(self, rule: str) -> None:
+        """A rule raised in a pass; the others ran."""
+        self._of(metrics.RULE_FAILURES).labels(rule).inc()
+
     def gone(self, key: tuple[str, str]) -> None:
         """Nothing of a model is left: its gauges would stay as they were for ever."""
         self._clear(key, keep=set())

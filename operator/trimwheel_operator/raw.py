@@ -23,6 +23,8 @@ from trimwheel_operator.plan.observed import (
 
 log = logging.getLogger(__name__)
 
+_MAX_EPOCH_DIGITS = 16
+
 Json = dict[str, Any]
 Kind = TypeVar("Kind", bound=Resource[Any, Any])
 
@@ -57,7 +59,7 @@ def acknowledgement(lease: Json) -> Acknowledgement | None:
     annotations = metadata.get("annotations", {})
     epoch = annotations.get(names.ANNOTATION_EPOCH, "")
     moment = parse(spec.get("renewTime") or "")
-    if not epoch.isdecimal() or moment is None:
+    if not epoch.isdecimal() or len(epoch) > _MAX_EPOCH_DIGITS or moment is None:
         return None
     return Acknowledgement(
         pod=metadata["name"],

@@ -121,6 +121,10 @@ class Reconciler:
             self._metrics.gone(key)
             return None
         made = plan(state, now)
+        for failure in made.failures:
+            self._metrics.rule_failed(failure.rule)
+            about = "/".join((*key, failure.about)) if failure.about else "/".join(key)
+            log.error("%s: %s", about, failure.sentence(), exc_info=failure.error)
         refused = self._writer.carry_out(made)
         news = memory.carried_out(made, now, refused)
         self._metrics.passed(key, made, time.perf_counter() - began)

@@ -15,7 +15,8 @@ from trimwheel_api.kinds.policy_rollout import FROZEN
 CRDS = {crd["spec"]["names"]["kind"]: crd for crd in manifests()}
 ALLOWED = {
     "type", "description", "default", "enum", "pattern", "format", "minLength", "maxLength",
-    "minimum", "maximum", "minItems", "maxItems", "required", "nullable", "properties", "items",
+    "minimum", "maximum", "minItems", "maxItems", "maxProperties", "required",
+    "nullable", "properties", "items",
     "additionalProperties", "x-kubernetes-validations", "x-kubernetes-list-type",
     "x-kubernetes-list-map-keys", "x-kubernetes-preserve-unknown-fields",
     "x-kubernetes-int-or-string", "anyOf",
@@ -72,10 +73,10 @@ def test_spans_and_counts_that_nothing_could_work_with_are_refused_by_the_api_se
     parts = dict(walk(schema("AdaptiveModel"), ""))
     for field in ("drift.block", "drift.reference", "tuning.timeout", "tuning.certificateTTL",
                   "tuning.schedule", "audits.retention"):  # fmt: skip
-        [rule] = parts[f".spec.{field}"]["x-kubernetes-validations"]
+        [_, rule] = parts[f".spec.{field}"]["x-kubernetes-validations"]
         assert rule["rule"] == "self.matches('[1-9]')", field
         assert "must be longer than 0s, but got" in rule["messageExpression"]
-    [rule] = parts[".spec.drift.falseAlarmAudits"]["x-kubernetes-validations"]
+    [rule, _] = parts[".spec.drift.falseAlarmAudits"]["x-kubernetes-validations"]
     assert rule["rule"] == "double(self) >= 1.0"
     [rule] = parts[""]["x-kubernetes-validations"]
     assert "self.metadata.name.matches" in rule["rule"]

@@ -6,22 +6,28 @@ Defaults are those of production traffic at about 100 requests a second.
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
 from trimwheel_api.kinds.common import ConditionedStatus, Resource, Spec, Status, ruled
 from trimwheel_api.values import (
     MODEL_NAME_PATTERN,
+    AtMost,
     Digest,
     Duration,
     Fraction,
+    Margin,
     NumberFromOne,
-    Percent,
     PositiveDuration,
-    PositiveNumber,
+    PositiveShortDuration,
     Quantity,
+    Retention,
+    Risk,
     Rule,
+    Share,
+    ShortDuration,
+    Weight,
 )
 
 Knob = Literal["exit.thresholds", "moe.topK", "moe.routerBlend"]
@@ -43,8 +49,10 @@ class ModelSource(Spec):
 class Resources(Spec):
     """Requests and limits of a worker container, as in a Pod."""
 
-    requests: dict[str, Quantity] = Field(default_factory=dict, description="Resources asked for.")
-    limits: dict[str, Quantity] = Field(
+    requests: Annotated[dict[str, Quantity], AtMost(32)] = Field(
+        default_factory=dict, description="Resources asked for."
+    )
+    limits: Annotated[dict[str, Quantity], AtMost(32)] = Field(
         default_factory=dict, description="Limits, such as nvidia.com/gpu: 1."
     )
 
@@ -57,13 +65,13 @@ class EngineSpec(Spec):
     )
     threads: int = Field(default=1, description="Compute threads of the engine.", ge=1, le=256)
     max_batch: int = Field(default=32, description="Most requests in one batch.", ge=1, le=1024)
-    max_wait: Duration = Field(
+    max_wait: ShortDuration = Field(
         default="2ms", description="How long a batch waits for company after its first request."
     )
-    queue_limit: int = Field(
+    queue_limit: Annotated[int, AtMost(100_000)] = Field(
         default=512, description="Waiting requests beyond which a worker answers 429.", ge=1
     )
-    deadline: Duration = Field(
+    deadline: ShortDuration = Field(
         default="2s", description="A request that waited this long is answered 503."
     )
 
@@ -71,27 +79,29 @@ class EngineSpec(Spec):
 class LatencyObjective(Spec):
     """Share of requests that may be slower than the SLO."""
 
-    slo: Duration = Field(default="250ms", description="Slower than this counts against budget.")
-    budget: Fraction = Field(default="0.01", description="Share of requests that may be slower.")
+    slo: PositiveShortDuration = Field(
+        default="250ms", description="Slower than this counts against budget."
+    )
+    budget: Share = Field(default="0.01", description="Share of requests that may be slower.")
 
 
 class Objectives(Spec):
     """What is promised of every policy."""
 
-    max_disagreement: Fraction = Field(
+    max_disagreement: Risk = Field(
         default="0.02",
         description="Epsilon: largest share of requests whose answer may differ from full depth.",
     )
-    confidence: Fraction = Field(
+    confidence: Share = Field(
         default="0.9", description="1 - delta: confidence with which a certificate holds."
     )
-    error_budget: Fraction = Field(
+    error_budget: Share = Field(
         default="0.002", description="Largest share of sessions that may see a server error."
     )
     latency: LatencyObjective = Field(
         default_factory=LatencyObjective, description="The latency promise."
     )
-    capacity_target: Fraction = Field(
+    capacity_target: Share = Field(
         default="0.8", description="Utilisation below which the capacity guard passes."
     )
 
@@ -115,9 +125,7 @@ class Audits(Spec):
         default="none",
         description="sampled keeps inputs in the records: knobs that run the model need them.",
     )
-    retention: PositiveDuration = Field(
-        default="30d", description="Records older than this are deleted."
-    )
+    retention: Retention = Field(default="30d", description="Records older than this are deleted.")
 
 
 class DriftSpec(Spec):
@@ -146,8 +154,10 @@ class TuningSpec(Spec):
     """How a new policy is searched for."""
 
     trials: int = Field(default=24, description="Optuna trials that run the model.", ge=1, le=10000)
-    search_records: int = Field(default=2000, description="Audits the search needs.", ge=50)
-    certify_records: int = Field(
+    search_records: Annotated[int, AtMost(10_000_000)] = Field(
+        default=2000, description="Audits the search needs.", ge=50
+    )
+    certify_records: Annotated[int, AtMost(10_000_000)] = Field(
         default=2000, description="Fresh audits of the first certification look.", ge=50
     )
     finalists: int = Field(default=2, description="Candidates that share delta.", ge=1, le=8)
@@ -178,8 +188,13 @@ class Step(Spec):
             "message": "minRequests must be 0 at weight 0% (a shadow serves nobody)",
         },
     )
-    weight: Percent = Field(description='Share of cohorts on the candidate; "0%" is a shadow.')
-    min_requests: int = Field(default=0, description="Candidate requests this step must see.", ge=0)
+    weight: Weight = Field(
+        description='Share of cohorts on the candidate; "0%" is a shadow. At most 50%: beyond it '
+        "lies promotion."
+    )
+    min_requests: Annotated[int, AtMost(1_000_000_000)] = Field(
+        default=0, description="Candidate requests this step must see.", ge=0
+    )
     hold: Duration = Field(default="10m", description="Shortest time on this step.")
     max_duration: Duration = Field(
         default="6h", description="Longest time without evidence before the rollout pauses."
@@ -205,14 +220,14 @@ class RolloutSpec(Spec):
         min_length=1,
         max_length=20,
     )
-    alpha: Fraction = Field(default="0.001", description="False Fail level of one guard.")
-    beta: Fraction = Field(default="0.05", description="False Pass level of one guard.")
-    pass_margin: PositiveNumber = Field(
+    alpha: Share = Field(default="0.001", description="False Fail level of one guard.")
+    beta: Share = Field(default="0.05", description="False Pass level of one guard.")
+    pass_margin: Margin = Field(
         default="1.5",
         description="A certified candidate passes disagreement when it is shown below margin x "
         "epsilon.",
     )
-    parity_budget: Fraction = Field(
+    parity_budget: Share = Field(
         default="0.005", description="Share of answers that replay may not reproduce."
     )
     lease_seconds: int = Field(

@@ -5,7 +5,7 @@ Created by pipelines (with a certificate, which takes verb `certify`) or by hand
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -17,32 +17,46 @@ from trimwheel_api.kinds.common import (
     immutable,
     ruled,
 )
-from trimwheel_api.values import Digest, Fraction, ModelName, PositiveNumber
+from trimwheel_api.values import (
+    AtMost,
+    Digest,
+    Fraction,
+    ModelName,
+    Moment,
+    PositiveNumber,
+    Share,
+)
+
+_MOST_AUDITS = 10**12
 
 
 class Certificate(Spec):
     """With confidence 1 - delta the policy disagrees on at most epsilon of this traffic."""
 
-    epsilon: Fraction = Field(description="Promised share of disagreement.")
-    delta: Fraction = Field(description="Chance that the promise is wrong.")
-    n: int = Field(description="Audits that were tested.", ge=1)
-    errors: int = Field(description="Disagreements among them.", ge=0)
+    epsilon: Share = Field(description="Promised share of disagreement.")
+    delta: Share = Field(description="Chance that the promise is wrong.")
+    n: Annotated[int, AtMost(_MOST_AUDITS)] = Field(description="Audits that were tested.", ge=1)
+    errors: Annotated[int, AtMost(_MOST_AUDITS)] = Field(
+        description="Disagreements among them.", ge=0
+    )
     design_effect: PositiveNumber = Field(
         default="1", description="Variance inflation by sessions; 1 when audits are independent."
     )
     missing: Fraction = Field(default="0", description="Share of audits that were lost.")
     p_value: Fraction = Field(description="Of the fixed-sequence test at its last point.")
-    window_start: str = Field(description="When the tested audits began (RFC 3339).")
-    window_end: str = Field(description="When they ended (RFC 3339).")
+    window_start: Moment = Field(description="When the tested audits began (RFC 3339).")
+    window_end: Moment = Field(description="When they ended (RFC 3339).")
     short: bool = Field(default=False, description="The window is under 24 h: it names itself.")
     population: str = Field(default="", description="Whose traffic this speaks of.", max_length=512)
     policy_digest: Digest = Field(description="Of the policy document.")
     model_digest: Digest = Field(description="Of the model artifact.")
     score_digest: str = Field(default="", description="Of the agreement score.", max_length=71)
     looks: int = Field(default=1, description="Looks taken.", ge=1, le=3)
-    finalists: int = Field(default=1, description="Candidates that shared delta.", ge=1)
-    issued_at: str = Field(description="When it was released (RFC 3339).")
-    expires_at: str = Field(description="When it ends (RFC 3339).")
+    finalists: Annotated[int, AtMost(64)] = Field(
+        default=1, description="Candidates that shared delta.", ge=1
+    )
+    issued_at: Moment = Field(description="When it was released (RFC 3339).")
+    expires_at: Moment = Field(description="When it ends (RFC 3339).")
     tuning_run: str = Field(default="", description="TuningRun that issued it.", max_length=253)
 
 

@@ -6,11 +6,16 @@ It is the durable record of a rollout: statuses mirror it. `epoch` grows with ev
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
 from trimwheel_api.kinds.common import Resource, Spec, Status, ruled
 from trimwheel_api.policy import MAX_DOCUMENT_BYTES
-from trimwheel_api.values import Digest, Fraction
+from trimwheel_api.values import AtMost, Digest, Fraction
+
+_MOST_WRITES = 2**53
+"""No JSON reader loses a count below it."""
 
 _MONOTONE = (
     "self.epoch > oldSelf.epoch || (self.epoch == oldSelf.epoch && "
@@ -44,8 +49,12 @@ class PolicyAssignmentSpec(Spec):
             "message": "weightBasisPoints must be 0 without a candidate",
         },
     )
-    epoch: int = Field(description="Grows with every change.", ge=1)
-    renewals: int = Field(default=0, description="Grows while the operator lives.", ge=0)
+    epoch: Annotated[int, AtMost(_MOST_WRITES)] = Field(
+        description="Grows with every change.", ge=1
+    )
+    renewals: Annotated[int, AtMost(_MOST_WRITES)] = Field(
+        default=0, description="Grows while the operator lives.", ge=0
+    )
     stable: AssignedPolicy = Field(description="Served outside the candidate's cohorts.")
     candidate: AssignedPolicy | None = Field(
         default=None, description="Resident beside stable; evaluated in audits even at weight 0."

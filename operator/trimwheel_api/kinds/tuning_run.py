@@ -18,7 +18,7 @@ from trimwheel_api.kinds.common import (
     immutable,
     ruled,
 )
-from trimwheel_api.values import Fraction, ModelName, PositiveDuration
+from trimwheel_api.values import ModelName, PositiveDuration, Risk, Share
 
 TuningReason = Literal["Manual", "Bootstrap", "Scheduled", "CovariateDrift", "Harmful"]
 ALARM_REASONS = ("CovariateDrift", "Harmful")
@@ -35,8 +35,8 @@ class TuningBudget(Spec):
 class TuningRisk(Spec):
     """The promise to certify; unset fields take the model's."""
 
-    epsilon: Fraction | None = Field(default=None, description="Largest disagreement.")
-    delta: Fraction | None = Field(default=None, description="1 - confidence.")
+    epsilon: Risk | None = Field(default=None, description="Largest disagreement.")
+    delta: Share | None = Field(default=None, description="1 - confidence.")
 
 
 class TuningRunSpec(Spec):

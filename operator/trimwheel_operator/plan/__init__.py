@@ -2,7 +2,8 @@
 
 `plan` is pure and total: the same observation at the same time gives the same actions, and an
 action that was carried out is not asked for again. The stories (`models`, `rollouts`, `policies`,
-`tuning`) hold the rules; this module says in which order they are told.
+`tuning`) hold the rules; this module says in which order they are told. Each rule runs in
+isolation: one that raises stops no other (`isolation`).
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from trimwheel_api import names
+from trimwheel_api.errors import SpecInvalid
 from trimwheel_api.kinds import AdaptiveModel
 from trimwheel_api.times import parse
-from trimwheel_api.values import seconds
+from trimwheel_api.values import span
 from trimwheel_operator.plan import models, phases, policies, rollouts, tuning
 from trimwheel_operator.plan.actions import Action, Plan, Report
 from trimwheel_operator.plan.draft import Draft
+from trimwheel_operator.plan.isolation import attempt, report_failures
 from trimwheel_operator.plan.observed import ObservedState
 from trimwheel_operator.plan.validation import first_mistake
 
@@ -31,34 +34,47 @@ def plan(state: ObservedState, now: datetime) -> Plan:
     if state.cannot_read("AdaptiveModel", "PolicyAssignment"):
         # Neither absent nor known: whatever followed from it would be a guess.
         return Plan(next_look=state.settings.resync)
+    model = state.model
+    if model is not None and model.metadata.deletion_timestamp:
+        model = None
+    mistake = attempt(draft, _mistake, model, otherwise=None)
     worker_objects: list[Action] = []
-    if state.model is None or state.model.metadata.deletion_timestamp:
-        rollouts.orphans(draft)
+    if model is None:
+        attempt(draft, rollouts.orphans, otherwise=None)
     else:
-        worker_objects = _model(draft, state.model)
+        worker_objects = _model(draft, model, mistake)
+    told = draft.take_events()
+    later = [*policies.patches(draft), *tuning.story(draft), *draft.take_events()]
+    next_look = attempt(draft, _next_look, otherwise=state.settings.scrape_interval)
+    report_failures(draft)
+    if model is not None:
+        attempt(draft, models.report_stalled, model, mistake, otherwise=None)
     # Decisions first: neither pods that the API server refuses nor a search may hold them up.
-    effects = [*draft.effects(), *draft.take_events(), *worker_objects, *policies.patches(draft)]
-    effects += [*tuning.story(draft), *draft.take_events()]
+    decisions = [*draft.effects(), *told, *draft.take_events()]
     return Plan(
-        actions=tuple(effects),
-        next_look=_next_look(draft),
+        actions=(*decisions, *worker_objects, *later),
+        next_look=next_look,
         decided=tuple(draft.decided),
         actuations=tuple(draft.actuations),
         report=_report(draft),
+        failures=tuple(draft.failures),
     )
 
 
-def _model(draft: Draft, model: AdaptiveModel) -> list[Action]:
-    mistake = first_mistake(model)
+def _model(draft: Draft, model: AdaptiveModel, mistake: SpecInvalid | None) -> list[Action]:
     found: list[Action] = []
-    models.mirror_drift(draft)
+    drift_known = attempt(draft, models.mirror_drift, otherwise=False)
     if mistake is None:
-        found += models.worker_manifests(draft.state, model)
-        models.begin_assignment(draft, model)
+        found += attempt(draft, models.worker_manifests, model, otherwise=[])
+        attempt(draft, models.begin_assignment, model, otherwise=None)
     rollouts.story(draft, model)
-    choice = models.tell_workers(draft, model, mistake)
+    choice = models.tell_workers(draft, model, mistake, drift_known)
     models.report(draft, model, choice, mistake)
     return found
+
+
+def _mistake(draft: Draft, model: AdaptiveModel | None) -> SpecInvalid | None:
+    return first_mistake(model) if model else None
 
 
 def _report(draft: Draft) -> Report:
@@ -84,7 +100,7 @@ def _next_look(draft: Draft) -> float:
         if phases.is_active(status):
             waits.append(settings.scrape_interval)
             if status.step_started_at and (began := parse(status.step_started_at)):
-                ends = began + timedelta(seconds=seconds(phases.current_step(status).hold))
+                ends = began + span(phases.current_step(status).hold)
                 waits += [(ends - now).total_seconds()] if ends > now else []
         if phases.is_rolling_back(status) and status.actuation:
             waits.append(settings.scrape_interval)

@@ -95,6 +95,20 @@ class Decided:
 
 
 @dataclass(frozen=True, slots=True)
+class RuleFailure:
+    """A rule that raised in this pass; the others ran."""
+
+    rule: str
+    about: str
+    """The rollout it was asked about; empty for a rule about the model."""
+    error: Exception
+
+    def sentence(self) -> str:
+        """For a condition."""
+        return f"rule {self.rule} raised {type(self.error).__name__}: {self.error}"
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What the metrics show of one model after a plan."""
 
@@ -113,6 +127,7 @@ class Plan:
     actuations: tuple[float, ...] = ()
     """Seconds from decision to last acknowledgement, of rollbacks found complete now."""
     report: Report = Report()
+    failures: tuple[RuleFailure, ...] = ()
 
 
 def merge_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> Json:

@@ -6,18 +6,17 @@ comes first and is armed from the first request until promotion, AwaitingApprova
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from trimwheel_api import names
 from trimwheel_api.conditions import is_true
 from trimwheel_api.kinds import AdaptiveModel, PolicyRollout
 from trimwheel_api.kinds.policy_rollout import GuardStatus
 from trimwheel_api.names import Action, Reason
 from trimwheel_api.times import parse, parse_or, to_micro
-from trimwheel_api.values import percent, seconds
+from trimwheel_api.values import percent, span
 from trimwheel_operator.plan import outcomes, phases
 from trimwheel_operator.plan.approvals import approval
 from trimwheel_operator.plan.draft import Draft
+from trimwheel_operator.plan.isolation import attempt
 from trimwheel_operator.plan.outcomes import Stop
 from trimwheel_operator.plan.stable import assigned_policy, known_document, policy_of_digest
 from trimwheel_operator.plan.stops import first_stop
@@ -25,10 +24,38 @@ from trimwheel_operator.plan.stops import first_stop
 
 def drive(draft: Draft, rollout: PolicyRollout, model: AdaptiveModel) -> None:
     """Move an active canary by at most one decision."""
-    judge(draft, rollout)
+    attempt(draft, judge, rollout, otherwise=None, about=rollout.name)
     if stop := first_stop(draft, rollout, model):
-        outcomes.roll_back(draft, rollout, stop)
+        end(draft, rollout, stop)
         return
+    attempt(draft, cap, rollout, otherwise=None, about=rollout.name)
+    # While a rule that might have ended it could not be asked, nothing moves it on.
+    if not draft.failed(rollout):
+        attempt(draft, move, rollout, otherwise=None, about=rollout.name)
+
+
+def end(draft: Draft, rollout: PolicyRollout, stop: Stop) -> None:
+    """Serve nobody the candidate, even if what is written about it cannot be."""
+    recorded = attempt(draft, _roll_back, rollout, stop, otherwise=False, about=rollout.name)
+    if not recorded:
+        draft.assign(candidate=None, weight_basis_points=0)
+
+
+def _roll_back(draft: Draft, rollout: PolicyRollout, stop: Stop) -> bool:
+    outcomes.roll_back(draft, rollout, stop)
+    return True
+
+
+def cap(draft: Draft, rollout: PolicyRollout) -> None:
+    """Expose half of the cohorts at most, whatever was assigned before this was a rule."""
+    spec = draft.assignment
+    if spec is not None and spec.weight_basis_points > phases.MOST_EXPOSED:
+        draft.assign(weight_basis_points=phases.MOST_EXPOSED)
+        draft.update(rollout, weight_basis_points=phases.MOST_EXPOSED)
+
+
+def move(draft: Draft, rollout: PolicyRollout) -> None:
+    """What may hold it, then what moves it on."""
     watch_admission(draft, rollout)
     if hold(draft, rollout) or pause(draft, rollout):
         return
@@ -172,7 +199,7 @@ def take_step(draft: Draft, rollout: PolicyRollout) -> None:
     spent = draft.now - parse_or(status.step_started_at, draft.now)
     last = phases.is_last_step(status)
     enough = has_enough(draft, rollout) and (not last or status.verdict == names.VERDICT_PASS)
-    if enough and spent >= timedelta(seconds=seconds(step.hold)):
+    if enough and spent >= span(step.hold):
         draft.condition(rollout, names.PAUSED, False, Reason.STEP_ADVANCED)
         if not last:
             advance(draft, rollout)
@@ -180,7 +207,7 @@ def take_step(draft: Draft, rollout: PolicyRollout) -> None:
             ask(draft, rollout)
         elif draft.state.admission.armed:
             outcomes.promote(draft, rollout, Reason.PROMOTED, actor="")
-    elif spent >= timedelta(seconds=seconds(step.max_duration)):
+    elif spent >= span(step.max_duration):
         time_out(draft, rollout, step.max_duration)
 
 

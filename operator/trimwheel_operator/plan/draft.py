@@ -24,6 +24,7 @@ from trimwheel_operator.plan.actions import (
     Decided,
     PatchStatus,
     PostEvent,
+    RuleFailure,
     WriteAssignment,
     merge_patch,
 )
@@ -31,6 +32,12 @@ from trimwheel_operator.plan.observed import ObservedState
 from trimwheel_operator.plan.phases import age
 
 MAX_DECISIONS = 64
+Checkpoint = tuple[
+    AdaptiveModelStatus,
+    dict[str, PolicyRolloutStatus],
+    PolicyAssignmentSpec | None,
+    tuple[int, int, int],
+]
 _WARNINGS = frozenset({names.Action.ROLL_BACK, names.Action.REFUSE, names.Action.HOLD})
 
 
@@ -47,6 +54,7 @@ class Draft:
     decided: list[Decided] = field(default_factory=list)
     actuations: list[float] = field(default_factory=list)
     """Seconds of the rollbacks that were found complete in this pass."""
+    failures: list[RuleFailure] = field(default_factory=list)
 
     @classmethod
     def of(cls, state: ObservedState, now: datetime) -> Draft:
@@ -57,7 +65,23 @@ class Draft:
             model=state.model.status if state.model else AdaptiveModelStatus(),
             rollouts={one.name: one.status for one in state.rollouts},
             assignment=state.assignment.spec if state.assignment else None,
+            failures=list(state.failures),
         )
+
+    def checkpoint(self) -> Checkpoint:
+        """What `restore` goes back to; statuses and specs are values, lists only grow."""
+        lengths = (len(self.events), len(self.decided), len(self.actuations))
+        return self.model, dict(self.rollouts), self.assignment, lengths
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Forget what was drafted since a checkpoint."""
+        self.model, self.rollouts, self.assignment, lengths = checkpoint
+        events, decided, actuations = lengths
+        del self.events[events:], self.decided[decided:], self.actuations[actuations:]
+
+    def failed(self, rollout: PolicyRollout) -> bool:
+        """Whether a rule about this rollout, or about all of them, raised in this pass."""
+        return any(one.about in ("", rollout.name) for one in self.failures)
 
     def status(self, rollout: PolicyRollout) -> PolicyRolloutStatus:
         """The rollout's status as drafted so far."""

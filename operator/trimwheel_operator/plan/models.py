@@ -13,16 +13,20 @@ from trimwheel_api.errors import SpecInvalid
 from trimwheel_api.kinds import AdaptiveModel
 from trimwheel_api.kinds.adaptive_model import CandidatePolicy, DriftState, StablePolicy
 from trimwheel_api.kinds.policy_assignment import PolicyAssignmentSpec
+from trimwheel_api.limits import beyond
 from trimwheel_api.names import Reason
 from trimwheel_api.times import EPOCH, parse, parse_or, to_micro
 from trimwheel_operator import manifests
-from trimwheel_operator.plan.actions import Ensure
+from trimwheel_operator.plan.actions import Action, Ensure
 from trimwheel_operator.plan.certificates import harm_since, of_intended
 from trimwheel_operator.plan.draft import Draft, owner_reference
+from trimwheel_operator.plan.isolation import attempt, failures
 from trimwheel_operator.plan.observed import ObservedState
 from trimwheel_operator.plan.outcomes import is_decision_on
+from trimwheel_operator.plan.phases import beyond_limits
 from trimwheel_operator.plan.stable import (
     DENSE_ASSIGNED,
+    UNKNOWN_PROMISE,
     StableChoice,
     audit_rate,
     choose,
@@ -33,10 +37,10 @@ from trimwheel_operator.plan.stable import (
 RENEWALS_PER_LEASE = 3
 
 
-def worker_manifests(state: ObservedState, model: AdaptiveModel) -> list[Ensure]:
+def worker_manifests(draft: Draft, model: AdaptiveModel) -> list[Action]:
     """The worker objects that are absent, out of date, or due to be checked."""
-    owner = owner_reference(model.kind, model.metadata)
-    found = []
+    state, owner = draft.state, owner_reference(model.kind, model.metadata)
+    found: list[Action] = []
     for manifest in manifests.worker_objects(model, owner, state.settings):
         wanted = Ensure(manifest)
         if wanted.place in state.children.taken:
@@ -47,8 +51,8 @@ def worker_manifests(state: ObservedState, model: AdaptiveModel) -> list[Ensure]
     return found
 
 
-def mirror_drift(draft: Draft) -> None:
-    """Copy the newest drift verdict of any TuningRun into the model's status."""
+def mirror_drift(draft: Draft) -> bool:
+    """Copy the newest drift verdict of any TuningRun into the model's status; True when done."""
     reported = [
         run.status.drift.model_copy(update={"tuning_run": run.name})
         for run in draft.state.runs
@@ -58,6 +62,7 @@ def mirror_drift(draft: Draft) -> None:
     newest = max([*reported, *([known] if known else [])], key=_time_of, default=None)
     if newest is not None and newest != known:
         draft.update_model(drift=newest)
+    return True
 
 
 def _time_of(drift: DriftState) -> tuple[datetime, bool]:
@@ -79,24 +84,51 @@ def begin_assignment(draft: Draft, model: AdaptiveModel) -> None:
     )
 
 
-def tell_workers(draft: Draft, model: AdaptiveModel, mistake: SpecInvalid | None) -> StableChoice:
-    """The part of the assignment that is not a rollout's: stable policy, audit rate, lease."""
+def tell_workers(
+    draft: Draft, model: AdaptiveModel, mistake: SpecInvalid | None, drift_known: bool
+) -> StableChoice:
+    """The part of the assignment that is not a rollout's: stable policy, audit rate, lease.
+
+    When whether the promise stands cannot be decided, it does not.
+    """
+    choice = UNKNOWN_PROMISE
+    if drift_known:
+        choice = attempt(draft, choose_stable, model, otherwise=UNKNOWN_PROMISE)
+    if draft.assignment is None:
+        return choice
+    draft.assign(stable=choice.assigned)
+    if mistake is None:
+        attempt(draft, set_audit_rate, model, otherwise=None)
+        attempt(draft, set_lease, model, otherwise=None)
+    attempt(draft, renew, otherwise=None)
+    return choice
+
+
+def choose_stable(draft: Draft, model: AdaptiveModel) -> StableChoice:
+    """The rule that harm and a lapsed certificate meet: what everyone shall be served."""
     policy = None
     if intended := draft.model.intended:
         policy = policy_of_digest(draft.state, intended.digest, intended.policy)
     certificate, found = of_intended(draft.model, model, policy, draft.now)
     draft.update_model(certificate=certificate)
-    choice = choose(draft, model, found)
-    if draft.assignment is None:
-        return choice
-    draft.assign(stable=choice.assigned)
-    if mistake is None:
-        draft.assign(audit_rate=audit_rate(draft.state, model))
-        if draft.assignment.candidate is None:
-            draft.assign(lease_seconds=model.spec.rollout.lease_seconds)
+    return choose(draft, model, found)
+
+
+def set_audit_rate(draft: Draft, model: AdaptiveModel) -> None:
+    """The share of requests that workers audit."""
+    draft.assign(audit_rate=audit_rate(draft.state, model))
+
+
+def set_lease(draft: Draft, model: AdaptiveModel) -> None:
+    """How long a worker serves a candidate without news; a canary under way keeps its own."""
+    if draft.assignment is not None and draft.assignment.candidate is None:
+        draft.assign(lease_seconds=model.spec.rollout.lease_seconds)
+
+
+def renew(draft: Draft) -> None:
+    """Tell the workers that the operator lives, when it is time."""
     if renewal_due(draft):
         draft.renew()
-    return choice
 
 
 def renewal_due(draft: Draft) -> bool:
@@ -119,23 +151,26 @@ def report(
     draft: Draft, model: AdaptiveModel, choice: StableChoice, mistake: SpecInvalid | None
 ) -> None:
     """Everything in the model's status that follows from the rest."""
-    state, status = draft.state, draft.model
-    generation = model.metadata.generation
+    rules = (_report_workers, _report_serving, _report_promise, _report_drift, _report_limits)
+    attempt(draft, _report_policies, choice, otherwise=None)
+    for rule in rules:
+        attempt(draft, rule, model, choice, mistake, otherwise=None)
+
+
+Mistake = SpecInvalid | None
+
+
+def _report_workers(
+    draft: Draft, model: AdaptiveModel, choice: StableChoice, mistake: Mistake
+) -> None:
+    state = draft.state
     draft.update_model(
-        observed_generation=generation,
+        observed_generation=model.metadata.generation,
         replicas=state.children.deployment.replicas,
         ready_replicas=state.children.deployment.ready,
         selector=",".join(f"{k}={v}" for k, v in sorted(manifests.selector(model.name).items())),
         endpoint=_endpoint(state),
     )
-    _report_policies(draft, choice)
-    if status.intended is None:
-        draft.update_model(intended=draft.model.stable)
-    _report_serving(draft, model, mistake)
-    _report_promise(draft, choice)
-    _report_drift(draft)
-    if choice.no_room:
-        _report_no_room(draft, model)
 
 
 def _endpoint(state: ObservedState) -> str:
@@ -165,17 +200,17 @@ def _report_policies(draft: Draft, choice: StableChoice) -> None:
             rollout=spec.rollout,
         )
     draft.update_model(candidate=candidate)
+    if draft.model.intended is None:
+        draft.update_model(intended=draft.model.stable)
 
 
-def _report_serving(draft: Draft, model: AdaptiveModel, mistake: SpecInvalid | None) -> None:
+def _report_serving(
+    draft: Draft, model: AdaptiveModel, choice: StableChoice, mistake: Mistake
+) -> None:
     deployment, wanted = draft.state.children.deployment, model.spec.replicas
     if trouble := _trouble(draft.state, mistake):
-        reason, why = trouble
-        message = f"{why}. What was applied before goes on serving"
-        draft.model_condition(names.STALLED, True, reason, message)
-        draft.model_condition(names.RECONCILING, False, reason, "")
+        draft.model_condition(names.RECONCILING, False, trouble[0], "")
     else:
-        draft.model_condition(names.STALLED, False, Reason.APPLIED, "")
         applied = deployment.applied(wanted)
         draft.model_condition(
             names.RECONCILING,
@@ -192,6 +227,18 @@ def _report_serving(draft: Draft, model: AdaptiveModel, mistake: SpecInvalid | N
     if trouble:
         ready, (reason, message) = False, trouble
     draft.model_condition(names.READY, ready, reason, message)
+
+
+def report_stalled(draft: Draft, model: AdaptiveModel, mistake: Mistake) -> None:
+    """Say what keeps the spec from being applied, and which rules raised; asked last of all."""
+    if trouble := _trouble(draft.state, mistake):
+        reason, why = trouble
+        message = f"{why}. What was applied before goes on serving"
+        draft.model_condition(names.STALLED, True, reason, message)
+    elif failed := failures(draft):
+        draft.model_condition(names.STALLED, True, Reason.RULE_FAILED, failed)
+    else:
+        draft.model_condition(names.STALLED, False, Reason.APPLIED, "")
 
 
 def _trouble(state: ObservedState, mistake: SpecInvalid | None) -> tuple[str, str] | None:
@@ -227,9 +274,14 @@ def _behind(draft: Draft) -> list[str]:
     )
 
 
-def _report_promise(draft: Draft, choice: StableChoice) -> None:
+def _report_promise(
+    draft: Draft, model: AdaptiveModel, choice: StableChoice, mistake: Mistake
+) -> None:
     found = choice.standing
     draft.model_condition(names.CERTIFIED, found.valid, found.reason, found.message)
+    if choice.no_room:
+        _report_no_room(draft, model)
+        return
     if not choice.degraded:
         draft.model_condition(names.DEGRADED, False, Reason.HEALTHY, "")
         return
@@ -255,7 +307,22 @@ def _report_no_room(draft: Draft, model: AdaptiveModel) -> None:
     draft.tell(model.kind, model.metadata, Reason.NO_ROOM_FOR_FULL_DEPTH, message, "Warning")
 
 
-def _report_drift(draft: Draft) -> None:
+def _report_limits(
+    draft: Draft, model: AdaptiveModel, choice: StableChoice, mistake: Mistake
+) -> None:
+    """Name what was stored before a limit of its field was made; the API server refuses it now."""
+    broken = [one.sentence() for one in beyond(model.spec)]
+    if broken:
+        draft.model_condition(
+            names.OUTSIDE_LIMITS, True, Reason.LIMIT_EXCEEDED, beyond_limits(broken)
+        )
+    elif draft.model.condition(names.OUTSIDE_LIMITS) is not None:
+        draft.model_condition(names.OUTSIDE_LIMITS, False, Reason.WITHIN_LIMITS, "")
+
+
+def _report_drift(
+    draft: Draft, model: AdaptiveModel, choice: StableChoice, mistake: Mistake
+) -> None:
     intended, drift = draft.model.intended, draft.model.drift
     if intended and drift and harm_since(intended, drift):
         message = (

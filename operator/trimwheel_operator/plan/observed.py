@@ -18,6 +18,7 @@ from trimwheel_api.kinds import (
     TuningRun,
 )
 from trimwheel_api.kinds.policy_rollout import GuardStatus
+from trimwheel_operator.plan.actions import RuleFailure
 from trimwheel_operator.settings import Settings
 
 
@@ -153,6 +154,8 @@ class ObservedState:
     """Utilisation that full depth is projected to cause; None when nobody knows, or asked."""
     unreadable: tuple[Unreadable, ...] = ()
     """Objects that do not parse as their kind: they are there, and left alone."""
+    failures: tuple[RuleFailure, ...] = ()
+    """What raised while evidence was read: none is there then, and the pass goes on."""
 
     def cannot_read(self, *kinds: str) -> bool:
         """Whether some object of these kinds is there that says nothing we understand."""

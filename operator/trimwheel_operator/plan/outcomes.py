@@ -18,7 +18,7 @@ from trimwheel_api.kinds.policy_rollout import EffectiveRules
 from trimwheel_api.names import Action, Reason
 from trimwheel_api.policy import DENSE
 from trimwheel_api.times import parse, to_micro, to_text
-from trimwheel_api.values import basis_points, percent
+from trimwheel_api.values import percent
 from trimwheel_operator.plan import actuation, phases
 from trimwheel_operator.plan.certificates import (
     DENSE_STANDING,
@@ -111,7 +111,7 @@ def _assign(draft: Draft, rollout: PolicyRollout, **changes: Any) -> None:
 def expose(draft: Draft, rollout: PolicyRollout, candidate: AssignedPolicy) -> None:
     """Make the candidate resident in every worker, at the first step's weight."""
     effective = phases.rules(draft.status(rollout))
-    weight = basis_points(effective.rollout.steps[0].weight)
+    weight = phases.exposed(effective.rollout.steps[0])
     _assign(
         draft,
         rollout,
@@ -135,7 +135,7 @@ def record_start(draft: Draft, rollout: PolicyRollout, weight: int, at: str) -> 
 def enter_step(draft: Draft, rollout: PolicyRollout, step: int, at: str) -> None:
     """Say that the rollout is on another step."""
     steps = phases.rules(draft.status(rollout)).rollout.steps
-    weight = basis_points(steps[step].weight)
+    weight = phases.exposed(steps[step])
     draft.update(rollout, step=step, step_started_at=at, weight_basis_points=weight)
     message = f"step {step} of {len(steps) - 1} at {percent(weight)}"
     draft.decide(rollout, Action.ADVANCE, Reason.STEP_ADVANCED, message)

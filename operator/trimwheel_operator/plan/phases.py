@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from trimwheel_api.kinds import PolicyRollout
 from trimwheel_api.kinds.adaptive_model import Step
 from trimwheel_api.kinds.policy_rollout import EffectiveRules, PolicyRolloutStatus
-from trimwheel_api.values import basis_points
+from trimwheel_api.values import LARGEST_WEIGHT, basis_points
 
 QUEUED = "Queued"
 PROGRESSING = "Progressing"
@@ -14,6 +16,9 @@ PROMOTED = "Promoted"
 ROLLING_BACK = "RollingBack"
 ROLLED_BACK = "RolledBack"
 STALLED = "Stalled"
+
+MOST_EXPOSED = basis_points(LARGEST_WEIGHT)
+"""Basis points that any rollout may expose before it is promoted."""
 
 ROLLBACK = "Rollback"
 CANARY = "Canary"
@@ -68,7 +73,24 @@ def current_step(status: PolicyRolloutStatus) -> Step:
 
 def step_weight(status: PolicyRolloutStatus) -> int:
     """Basis points of the current step."""
-    return basis_points(current_step(status).weight)
+    return exposed(current_step(status))
+
+
+def exposed(step: Step) -> int:
+    """Basis points that a step may expose, whatever it says: at most half before promotion.
+
+    The schema says so as well; steps that were stored before it are cut here.
+    """
+    return min(basis_points(step.weight), MOST_EXPOSED)
+
+
+def beyond_limits(broken: Sequence[str]) -> str:
+    """The sentence for condition OutsideLimits."""
+    text = "; ".join(broken)
+    return (
+        f"stored before its limits were made, and refused if written again: {text}. At most "
+        f"{LARGEST_WEIGHT} of the cohorts are exposed, and no span is longer than a hundred years"
+    )[:32_000]
 
 
 def is_last_step(status: PolicyRolloutStatus) -> bool:

@@ -14,15 +14,20 @@ from trimwheel_api.policy import Policy, parse_policy
 from trimwheel_operator.plan.actions import Action
 from trimwheel_operator.plan.certificates import Standing, revocation, standing
 from trimwheel_operator.plan.draft import Draft, status_patch
+from trimwheel_operator.plan.isolation import attempt
 
 
 def patches(draft: Draft) -> list[Action]:
     """Status patches of the model's policies."""
     found: list[Action] = []
     for policy in draft.state.policies:
-        after = status_of(draft, policy)
-        found += status_patch(policy.kind, policy.metadata, policy.status, after)
+        found += attempt(draft, _patch, policy, otherwise=[])
     return found
+
+
+def _patch(draft: Draft, policy: AdaptivePolicy) -> list[Action]:
+    after = status_of(draft, policy)
+    return status_patch(policy.kind, policy.metadata, policy.status, after)
 
 
 def status_of(draft: Draft, policy: AdaptivePolicy) -> AdaptivePolicyStatus:

@@ -13,14 +13,15 @@ from trimwheel_api.conditions import is_true
 from trimwheel_api.kinds import AdaptiveModel, PolicyRollout
 from trimwheel_api.kinds.policy_assignment import PolicyAssignmentSpec
 from trimwheel_api.kinds.policy_rollout import PolicyRolloutStatus
+from trimwheel_api.limits import beyond
 from trimwheel_api.names import Action, Reason
 from trimwheel_api.times import to_text
-from trimwheel_api.values import basis_points
 from trimwheel_operator.plan import canary, gates, outcomes, phases, stops
 from trimwheel_operator.plan.actions import Decided
 from trimwheel_operator.plan.approvals import rejection
 from trimwheel_operator.plan.draft import Draft
 from trimwheel_operator.plan.gates import Refusal, Request
+from trimwheel_operator.plan.isolation import attempt
 from trimwheel_operator.plan.outcomes import Stop
 from trimwheel_operator.plan.stable import known_document, policy_of_digest
 
@@ -28,22 +29,50 @@ from trimwheel_operator.plan.stable import known_document, policy_of_digest
 def story(draft: Draft, model: AdaptiveModel) -> None:
     """Everything about this model's rollouts, in order."""
     for rollout in _with(draft, phases.is_finished):
-        acknowledge(draft, rollout)
+        _each(draft, acknowledge, rollout)
     settle(draft, model)
     for rollout in _with(draft, phases.is_rolling_back):
-        outcomes.complete(draft, rollout)
-    abandon(draft, model)
-    admitted = [one for one in _with(draft, phases.is_pending) if admit(draft, one, model)]
+        _each(draft, outcomes.complete, rollout)
+    attempt(draft, abandon, model, otherwise=None)
+    admitted = []
+    for rollout in _with(draft, phases.is_pending):
+        if attempt(draft, admit, rollout, model, otherwise=False, about=rollout.name):
+            admitted.append(rollout)
+    for rollout in _with(draft, phases.is_unfinished):
+        _each(draft, report_limits, rollout)
     if draft.assignment is None:
         return
-    urgent = next((one for one in admitted if one.spec.type == phases.ROLLBACK), None)
-    if urgent is not None:
-        preempt(draft, urgent)
-        outcomes.go_back(draft, urgent)
-        return
+    for urgent in admitted:
+        if urgent.spec.type == phases.ROLLBACK and _each(draft, go_back, urgent):
+            return
     for rollout in _with(draft, phases.is_active):
         canary.drive(draft, rollout, model)
-    queue(draft, admitted, model)
+    attempt(draft, queue, [one for one in admitted if one.spec.type != phases.ROLLBACK], model,
+            otherwise=None)  # fmt: skip
+
+
+def _each(draft: Draft, rule: Callable[[Draft, PolicyRollout], None], one: PolicyRollout) -> bool:
+    """Ask a rule about one rollout, by itself; whether it did not raise."""
+    before = len(draft.failures)
+    attempt(draft, rule, one, otherwise=None, about=one.name)
+    return len(draft.failures) == before
+
+
+def go_back(draft: Draft, rollback: PolicyRollout) -> None:
+    """A Rollback comes first: it ends what is under way and is carried out at once."""
+    preempt(draft, rollback)
+    outcomes.go_back(draft, rollback)
+
+
+def report_limits(draft: Draft, rollout: PolicyRollout) -> None:
+    """Name what was stored before a limit of its field was made, and is cut."""
+    effective = draft.status(rollout).effective
+    found = list(beyond(rollout.spec))
+    if effective is not None and not found:
+        found = list(beyond(effective, "status.effective"))
+    if found:
+        message = phases.beyond_limits([one.sentence() for one in found])
+        draft.condition(rollout, names.OUTSIDE_LIMITS, True, Reason.LIMIT_EXCEEDED, message)
 
 
 def orphans(draft: Draft) -> None:
@@ -88,10 +117,10 @@ def settle(draft: Draft, model: AdaptiveModel) -> None:
         return
     for rollout in _with(draft, phases.is_active):
         if rollout.spec.type == phases.CANARY:
-            _settle_canary(draft, rollout, spec, model)
+            attempt(draft, _settle_canary, rollout, spec, model, otherwise=None, about=rollout.name)
     for rollout in _with(draft, phases.is_pending):
         if rollout.spec.type == phases.ROLLBACK and outcomes.is_decision_on(spec, rollout):
-            outcomes.record_return(draft, rollout)
+            _each(draft, outcomes.record_return, rollout)
 
 
 def _settle_canary(
@@ -130,7 +159,7 @@ def _settle_step(draft: Draft, rollout: PolicyRollout, spec: PolicyAssignmentSpe
     if spec.weight_basis_points == phases.step_weight(status):
         return
     for index in range(status.step + 1, len(steps)):
-        if basis_points(steps[index].weight) == spec.weight_basis_points:
+        if phases.exposed(steps[index]) == spec.weight_basis_points:
             for passed in range(status.step + 1, index + 1):
                 outcomes.enter_step(draft, rollout, passed, spec.decided_at)
             return

@@ -38,6 +38,15 @@ class StableChoice:
     """It does harm and is served all the same: the workers could not carry full depth."""
 
 
+UNKNOWN_PROMISE = StableChoice(
+    DENSE_ASSIGNED,
+    "",
+    Standing("None", Reason.RULE_FAILED, "whether its promise stands could not be decided"),
+    degraded=True,
+)
+"""When the rule itself raises: nobody can say that the promise stands."""
+
+
 def choose(draft: Draft, model: AdaptiveModel, found: Standing) -> StableChoice:
     """The stable policy that follows from the intended one and its certificate's standing."""
     intended = draft.model.intended

@@ -14,6 +14,7 @@ from trimwheel_api.names import Reason
 from trimwheel_operator.plan import outcomes, phases
 from trimwheel_operator.plan.approvals import rejection
 from trimwheel_operator.plan.draft import Draft
+from trimwheel_operator.plan.isolation import attempt
 from trimwheel_operator.plan.observed import Acknowledgement
 from trimwheel_operator.plan.outcomes import Stop
 
@@ -105,8 +106,8 @@ STOPS: tuple[StopRule, ...] = (
 
 
 def first_stop(draft: Draft, rollout: PolicyRollout, model: AdaptiveModel) -> Stop | None:
-    """The first rule's reason to end it, or None."""
+    """The first rule's reason to end it, or None; a rule that raises does not stop the next."""
     for rule in STOPS:
-        if stop := rule(draft, rollout, model):
+        if stop := attempt(draft, rule, rollout, model, otherwise=None, about=rollout.name):
             return stop
     return None

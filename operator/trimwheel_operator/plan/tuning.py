@@ -10,42 +10,52 @@ from trimwheel_api import names
 from trimwheel_api.conditions import Row, with_conditions
 from trimwheel_api.kinds import AdaptiveModel, TuningRun
 from trimwheel_api.kinds.tuning_run import TuningRunStatus
+from trimwheel_api.limits import beyond
 from trimwheel_api.names import Reason
 from trimwheel_api.times import to_text
 from trimwheel_operator.jobs import tuning_job
 from trimwheel_operator.plan.actions import Action, CreateJob, DeleteJob
 from trimwheel_operator.plan.draft import Draft, status_patch
+from trimwheel_operator.plan.isolation import attempt
 from trimwheel_operator.plan.observed import ObservedState, TuningJob
 from trimwheel_operator.plan.validation import first_mistake
 
 
 def story(draft: Draft) -> list[Action]:
     """Jobs to create or delete, and what the runs' statuses lack."""
-    state, model = draft.state, draft.state.model
+    state = draft.state
     found = stray_jobs(state)
     runs = sorted(
         (run for run in state.runs if not is_finished(run)),
         key=lambda run: (run.metadata.creation_timestamp, run.name),
     )
-    busy = ""
+    jobs = {run.name: job_of(state, run) for run in runs}
+    under_way = [name for name, job in jobs.items() if job is not None and not job.finished]
+    busy = under_way[0] if under_way else ""
     for run in runs:
-        job = job_of(state, run)
-        if model is None:
-            found += _missing_model(draft, run)
-        elif job is not None:
-            found += _follow(draft, run, job)
-            busy = busy or ("" if job.finished else run.name)
-        elif was_created(run):
-            message = "its Job is gone, and it left no outcome"
-            found += _fail(draft, run, message)
-        elif busy:
-            found += _wait(draft, run, f"TuningRun {busy} runs first")
-        elif mistake := first_mistake(model):
-            found += _wait(draft, run, f"model: {mistake.sentence()}")
-        else:
-            found += _create(draft, run, model)
+        asked: list[Action] = attempt(draft, _run, run, jobs[run.name], busy, otherwise=[])
+        if any(isinstance(action, CreateJob) for action in asked):
             busy = run.name
+        found += asked
     return found
+
+
+def _run(draft: Draft, run: TuningRun, job: TuningJob | None, busy: str) -> list[Action]:
+    """What one unfinished run needs; `busy` is the run whose Job is under way."""
+    model = draft.state.model
+    if model is None:
+        return _missing_model(draft, run)
+    if job is not None:
+        return _follow(draft, run, job)
+    if was_created(run):
+        return _fail(draft, run, "its Job is gone, and it left no outcome")
+    if mistake := next(beyond(run.spec), None):
+        return _fail(draft, run, mistake.sentence(), Reason.INVALID_SPEC)
+    if busy:
+        return _wait(draft, run, f"TuningRun {busy} runs first")
+    if mistake := first_mistake(model):
+        return _wait(draft, run, f"model: {mistake.sentence()}")
+    return _create(draft, run, model)
 
 
 def is_finished(run: TuningRun) -> bool:
@@ -95,13 +105,15 @@ def _follow(draft: Draft, run: TuningRun, job: TuningJob) -> list[Action]:
     return _fail(draft, run, job.message or "its Job ended without an outcome")
 
 
-def _fail(draft: Draft, run: TuningRun, message: str) -> list[Action]:
+def _fail(
+    draft: Draft, run: TuningRun, message: str, reason: str = Reason.JOB_FAILED
+) -> list[Action]:
     text = f"{message}; the incumbent policy stays"
-    draft.tell(run.kind, run.metadata, Reason.JOB_FAILED, text, "Warning", key="failed")
+    draft.tell(run.kind, run.metadata, reason, text, "Warning", key="failed")
     rows: list[Row] = [
-        (names.READY, False, Reason.JOB_FAILED, text),
-        (names.RECONCILING, False, Reason.JOB_FAILED, ""),
-        (names.STALLED, True, Reason.JOB_FAILED, text),
+        (names.READY, False, reason, text),
+        (names.RECONCILING, False, reason, ""),
+        (names.STALLED, True, reason, text),
     ]
     ended = {"outcome": Reason.FAILED, "finished_at": to_text(draft.now)}
     return _patch(draft, run, rows, **ended)

@@ -13,11 +13,15 @@ from typing import Final
 from trimwheel_api.errors import SpecInvalid
 from trimwheel_api.kinds import AdaptiveModel
 from trimwheel_api.kinds.adaptive_model import AdaptiveModelSpec
-from trimwheel_api.values import MAX_MODEL_NAME, MODEL_NAME_PATTERN, basis_points, seconds
+from trimwheel_api.values import (
+    LARGEST_DRIFT_RATIO,
+    MAX_MODEL_NAME,
+    MODEL_NAME_PATTERN,
+    basis_points,
+    seconds,
+)
 
 SHORTEST_BLOCK: Final = 1
-LARGEST_DRIFT_RATIO: Final = 5
-"""The drift detector watches for this many times the promise, which must stay below 1."""
 
 
 def first_mistake(model: AdaptiveModel) -> SpecInvalid | None:
