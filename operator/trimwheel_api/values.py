@@ -250,7 +250,8 @@ Quantity = Annotated[
         }
     ),
     Rule(
-        "type(self) == int ? self >= 0 && self <= 1000000000000000 : isQuantity(self)",
+        "type(self) == int ? self >= 0 && self <= 1000000000000000 : "
+        "isQuantity(self) && !quantity(self).isGreaterThan(quantity('1P'))",
         "must be an amount from 0 to 10^15",
         value="",
     ),
