@@ -27,7 +27,7 @@ from trimwheel_pipelines.replay import ReplayRecords
 from trimwheel_workers.fitting.recipe import Recipe, TrainingSet
 
 if TYPE_CHECKING:
-    from trimwheel_workers.model.artifact import Dtype, LoadedModel
+    from trimwheel_workers.model.artifact import AskedDtype, LoadedModel
 
 EPSILON, DELTA = 0.01, 0.01
 """Stricter than the product's delta: the policy is tested once more, on texts of its own."""
@@ -52,7 +52,7 @@ class Workload:
 @click.option("--seed", default=0, show_default=True, help="Of the model and the split.")
 @click.option("--batch", default="1,8,32", show_default=True, help="Batch sizes.")
 @click.option("--rounds", default=15, show_default=True, help="Interleaved rounds.")
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32")
+@click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16"]), default="float32")
 @click.option(
     "--http-seconds",
     default=5.0,
@@ -65,7 +65,7 @@ def command(
     seed: int,
     batch: str,
     rounds: int,
-    dtype: Dtype,
+    dtype: AskedDtype,
     http_seconds: float,
     output: str,
 ) -> None:
@@ -77,11 +77,13 @@ def command(
     """
     workload = _corpus_workload(seed) if data is None else _folder_workload(data, seed)
     value = run(workload, [int(size) for size in batch.split(",")], rounds, dtype)
-    value |= through_worker(workload, value["policy"]["thresholds"], dtype, http_seconds)
+    value |= through_worker(workload, value["policy"]["thresholds"], value["dtype"], http_seconds)
     emit(value, output, table=lambda: _table(value))
 
 
-def run(workload: Workload, batches: Sequence[int], rounds: int, dtype: Dtype) -> dict[str, Any]:
+def run(
+    workload: Workload, batches: Sequence[int], rounds: int, dtype: AskedDtype
+) -> dict[str, Any]:
     """Certify, test, check that all contenders agree, and time them."""
 
     from trimwheel_workers import bench_serving as timing
@@ -94,7 +96,7 @@ def run(workload: Workload, batches: Sequence[int], rounds: int, dtype: Dtype) -
     depths = (*model.config.exits, model.config.layers)
     tested = certified.apply(_records(model, workload.test), policy, depths)
     ids = model.tokenizer.encode(workload.test[:TIMED_TEXTS])
-    runs = timing.contenders(weights, model.encoder, policy, dtype)
+    runs = timing.contenders(weights, model.encoder, policy, model.dtype)
     timed = []
     for size in batches:
         note(f"timing batch {size}")
@@ -102,7 +104,7 @@ def run(workload: Workload, batches: Sequence[int], rounds: int, dtype: Dtype) -
     wrong = round(tested.disagreement * tested.texts)
     return {
         "workload": workload.name,
-        "dtype": dtype,
+        "dtype": model.dtype,
         "threads": 1,
         "rounds": rounds,
         "model": {"digest": exact.digest, **exact.metadata},
@@ -115,7 +117,7 @@ def run(workload: Workload, batches: Sequence[int], rounds: int, dtype: Dtype) -
             "test": asdict(tested) | {"p_value": p_value(wrong, tested.texts, 1.0, EPSILON)},
         },
         "largest_probability_difference": timing.largest_difference(
-            weights, model.encoder, ids[:64], dtype
+            weights, model.encoder, ids[:64], model.dtype
         ),
         "batches": timed,
     }

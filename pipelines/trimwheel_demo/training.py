@@ -98,7 +98,8 @@ def _demo_folder(seed: int, cache: Path | None) -> Path:
 
 
 def _folder(data: TrainingSet, recipe: Recipe, seed: int, cache: Path) -> Path:
-    """Keyed by everything that the weights depend on: recipe, texts and seed."""
+    """Keyed by recipe, texts and seed; not by the type of the products, which this processor
+    chooses: either type trains the model to the same figures."""
     key = sha256(f"{recipe.digest()} {data.digest()} {seed}".encode()).hexdigest()
     return cache / "models" / f"encoder-{key[:16]}"
 
@@ -134,7 +135,10 @@ def _train(
     """Fit, save, measure; the finished folder is renamed into place."""
     from trimwheel_workers.fitting.fit import fit
     from trimwheel_workers.model import artifact
+    from trimwheel_workers.model.measured import dtype_comparison, fastest_dtype
 
+    dtype = fastest_dtype()
+    note(f"training in {dtype}: on this processor {dtype_comparison()}")
     work = folder.with_suffix(".partial")
     with progress() as bar:
         task = bar.add_task(f"training the encoder (seed {seed})", total=None)
@@ -150,10 +154,11 @@ def _train(
             seed,
             state=work / "state",
             progress=step,
+            dtype=dtype,
         )
     shutil.rmtree(work / "state", ignore_errors=True)
     artifact.save(work, encoder, tokenizer, {})
-    metadata = {"seed": seed} | figures(artifact.load(work), held)
+    metadata = {"seed": seed, "trained_in": dtype} | figures(artifact.load(work), held)
     digest = artifact.save(work, encoder, tokenizer, metadata)
     summary = json.dumps({"digest": digest, "metadata": metadata}, indent=2)
     (work / SUMMARY_FILE).write_text(summary + "\n", "utf-8")

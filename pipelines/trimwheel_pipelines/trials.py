@@ -24,7 +24,7 @@ from trimwheel_pipelines.replay import ReplayRecords, ReplayTable
 from trimwheel_workers.model.config import EncoderConfig, Signature
 
 log = logging.getLogger(__name__)
-Dtype = Literal["float32", "bfloat16"]
+Dtype = Literal["auto", "float32", "bfloat16"]
 Floats = npt.NDArray[np.float64]
 
 BATCH_SIZE = 32

@@ -59,6 +59,7 @@ def model_loader(cache: Path, prefixes: tuple[str, ...]) -> LoadModel:
             log.info("Fetching %s.", plan.model_uri)
             fetch_model(plan.model_uri, plan.model_digest, folder, prefixes)
         loaded = artifact.load(folder, plan.model_digest, plan.dtype)
-        return loaded, ModelRef(str(folder), plan.model_digest, plan.dtype)
+        # The type as this Job chose it: all trials of a study compute in the same one.
+        return loaded, ModelRef(str(folder), plan.model_digest, loaded.dtype)
 
     return load

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from trimwheel_api.decide import NEVER, as_compared, decide
-from trimwheel_workers.model import kernels
+from trimwheel_workers.model import measured, prepacked
 from trimwheel_workers.model.config import EncoderConfig, Signature
 from trimwheel_workers.model.encoder import Encoder
 from trimwheel_workers.model.exits import Rows
@@ -63,6 +63,16 @@ def served() -> Encoder:
     return random_weights().serving()
 
 
+def force_products(way: str, patch: pytest.MonkeyPatch) -> None:
+    """Have layers that begin to serve multiply in one way, whatever is the faster one here."""
+    patch.setattr(prepacked, "pay", lambda dtype: way != "plain" and prepacked.can(dtype))
+    patch.setattr(prepacked, "small_product", lambda dtype: {"mixed": 3_000}.get(way, 0))
+
+
+WAYS = ["plain", "prepacked", "mixed"]
+"""Plain products, products on laid-out weights, and either by the size of the product."""
+
+
 def mixed_thresholds(rows: int, seed: int = 0) -> torch.Tensor:
     """Per-row thresholds in the middle of the scores, some never."""
     generator = torch.Generator().manual_seed(seed)
@@ -70,13 +80,16 @@ def mixed_thresholds(rows: int, seed: int = 0) -> torch.Tensor:
     return torch.where(values > 0.85, torch.tensor(NEVER, dtype=torch.float64), values)
 
 
-@pytest.mark.parametrize("small", [0, kernels.SMALL_PRODUCT], ids=["prepacked", "small products"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("signature", SIGNATURES, ids=str)
 def test_full_depth_agrees_with_the_padded_reference_at_every_exit(
-    served: Encoder, signature: Signature, small: int, monkeypatch: pytest.MonkeyPatch
+    signature: Signature, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kernels, "SMALL_PRODUCT", small)
-    texts = random_texts(13)
+    force_products(way, monkeypatch)
+    served, texts = random_weights().serving(), random_texts(13)
+    assert served.layers[0].attention.qkv.is_prepacked == (
+        way != "plain" and prepacked.can(torch.float32)
+    )
     expected = reference_logits(served, texts, signature)
     outcome = served.full(pack(texts), signature, score="maxProb")
     for index in range(len(EXITS)):
@@ -166,12 +179,15 @@ def test_a_broken_row_stays_alone_in_a_block_of_many_lengths() -> None:
 
 @pytest.mark.parametrize("signature", SIGNATURES, ids=str)
 def test_experts_side_by_side_give_what_routing_gives(
-    served: Encoder, signature: Signature, monkeypatch: pytest.MonkeyPatch
+    signature: Signature, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(measured, "crossover", lambda sizes, ways: sizes[-1])
+    monkeypatch.setattr(measured, "_known", {})
+    served = random_weights().serving()
     torch.manual_seed(4)
     x, results = torch.randn(40, CONFIG.dim), []
     for tokens in (0, 40):
-        monkeypatch.setattr("trimwheel_workers.model.blocks.SIDE_BY_SIDE_TOKENS", tokens)
+        served.mixture.side_by_side_tokens = dict.fromkeys(range(1, 5), tokens)
         with torch.inference_mode():
             results.append(served.mixture(x, signature))
     torch.testing.assert_close(results[0][0], results[1][0], **NEAR)
@@ -180,9 +196,9 @@ def test_experts_side_by_side_give_what_routing_gives(
 
 @pytest.mark.parametrize("rows", [1, 5, 63, 64, 65, 700, 1025])
 def test_row_counts_are_rounded_up_to_few_values(rows: int) -> None:
-    assert rows <= kernels.rounded(rows) <= rows + 63
-    assert kernels.rounded(kernels.rounded(rows)) == kernels.rounded(rows)
-    assert len({kernels.rounded(n) for n in range(1, 2048)}) < 100
+    assert rows <= prepacked.rounded(rows) <= rows + 63
+    assert prepacked.rounded(prepacked.rounded(rows)) == prepacked.rounded(rows)
+    assert len({prepacked.rounded(n) for n in range(1, 2048)}) < 100
 
 
 def test_results_come_back_in_the_callers_order(served: Encoder) -> None:
@@ -200,7 +216,7 @@ def test_peeking_at_an_exit_decides_as_running_the_layer_does(
     batch, thresholds = pack(random_texts(20, seed=7)), mixed_thresholds(20)
     outcomes = []
     for tokens in (0, 10**9):
-        monkeypatch.setattr("trimwheel_workers.model.encoder.PEEK_TOKENS", tokens)
+        monkeypatch.setattr(served, "peek_tokens", tokens)
         outcomes.append(served.adaptive(batch, thresholds, DENSE))
     for name, a, b in zip(outcomes[0]._fields[:-1], *(o[:-1] for o in outcomes), strict=True):
         torch.testing.assert_close(a, b, **NEAR, msg=f"{name}: {a} against {b}")
@@ -313,38 +329,46 @@ def test_bfloat16_stays_near_the_full_precision_reference() -> None:
 @pytest.mark.parametrize("gelu", [False, True])
 @pytest.mark.parametrize("rows", [1, 7, 300])
 def test_prepacked_linear_agrees_with_the_fallback(
-    dtype: torch.dtype, gelu: bool, rows: int, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype, gelu: bool, rows: int
 ) -> None:
-    monkeypatch.setattr(kernels, "SMALL_PRODUCT", 0)
-    if not kernels.has_onednn():
-        pytest.skip("this torch has no prepacked linear: the fallback is all there is")
     torch.manual_seed(1)
     layer, x = Linear(40, 24, gelu=gelu).to(dtype), torch.randn(rows, 40, dtype=dtype)
     with torch.no_grad():
         expected = layer(x)
         layer.prepack()
+        assert layer.is_prepacked == prepacked.can(dtype)
         tolerance = 1e-5 if dtype == torch.float32 else 2e-2
         torch.testing.assert_close(layer(x), expected, atol=tolerance, rtol=tolerance)
 
 
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 7])
-def test_a_product_does_not_depend_on_where_its_rows_lie_in_memory(rows: int) -> None:
+def test_a_product_does_not_depend_on_where_its_rows_lie_in_memory(
+    rows: int, dtype: torch.dtype, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    force_products(way, monkeypatch)
     torch.manual_seed(1)
-    layer, x = Linear(192, 64), torch.randn(rows, 192)
+    layer, x = Linear(192, 64).to(dtype), torch.randn(rows, 192, dtype=dtype)
     with torch.no_grad():
-        layer.prepack()
-        expected, room = layer(x), torch.empty(x.numel() + 32)
+        layer.serving()
+        expected, room = layer(x), torch.empty(x.numel() + 32, dtype=dtype)
         for offset in range(32):
             moved = room[offset : offset + x.numel()].view_as(x).copy_(x)
-            assert torch.equal(layer(moved), expected), f"{4 * offset} bytes further"
+            assert torch.equal(layer(moved), expected), f"{x.element_size() * offset} bytes further"
 
 
-def test_without_onednn_the_model_still_serves(monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = random_texts(5)
-    fast = random_weights().serving().full(pack(texts), DENSE)
-    monkeypatch.setattr(kernels, "has_onednn", lambda: False)
-    slow = random_weights().serving().full(pack(texts), DENSE)
-    torch.testing.assert_close(fast.scores, slow.scores, **NEAR)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_serves_whichever_way_its_products_go(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts, scores = random_texts(5), []
+    for way in WAYS:
+        force_products(way, monkeypatch)
+        scores.append(random_weights().serving(dtype).full(pack(texts), DENSE).scores)
+    near = NEAR if dtype == torch.float32 else {"atol": 0.05, "rtol": 0.05}
+    torch.testing.assert_close(scores[0], scores[1], **near)
+    torch.testing.assert_close(scores[0], scores[2], **near)
 
 
 @pytest.mark.parametrize("earlier_exits", [0, 2])

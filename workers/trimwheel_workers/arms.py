@@ -41,6 +41,8 @@ class ModelShape:
     default_top_k: int
     classes: tuple[str, ...]
     device: str = "cpu"
+    dtype: str = "float32"
+    """Of weights and activations, as it was chosen."""
 
     @property
     def dense_key(self) -> ComputeKey:

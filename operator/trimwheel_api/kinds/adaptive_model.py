@@ -60,8 +60,10 @@ class Resources(Spec):
 class EngineSpec(Spec):
     """How a worker runs the model."""
 
-    dtype: Literal["float32", "bfloat16"] = Field(
-        default="float32", description="Type of weights and activations."
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto",
+        description="Type of weights and activations; auto is the one that each worker measures to "
+        "be the faster on its processor.",
     )
     threads: int = Field(default=1, description="Compute threads of the engine.", ge=1, le=256)
     max_batch: int = Field(default=32, description="Most requests in one batch.", ge=1, le=1024)

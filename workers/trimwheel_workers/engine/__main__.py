@@ -53,6 +53,7 @@ def serve(sock: socket.socket, config: EngineConfig) -> None:
     from trimwheel_workers.engine.loop import EngineLoop
     from trimwheel_workers.engine.runner import Runner
     from trimwheel_workers.model.artifact import load
+    from trimwheel_workers.model.measured import dtype_comparison
 
     torch.set_num_threads(config.threads)
     torch.set_num_interop_threads(1)
@@ -63,9 +64,15 @@ def serve(sock: socket.socket, config: EngineConfig) -> None:
     gc.collect()
     gc.freeze()
     _LOG.info(
-        "model %s on cpu (no GPU is used), %d thread(s), %s, pid %d",
-        model.digest, config.threads, config.dtype, os.getpid(),
-    )  # fmt: skip
+        "model %s on cpu (no GPU is used), %d thread(s), pid %d, in %s (asked for: %s; %s)",
+        model.digest,
+        config.threads,
+        os.getpid(),
+        model.dtype,
+        config.dtype,
+        dtype_comparison(),
+    )
+    _LOG.info("fastest ways here: %s", model.encoder.ways())  # fmt: skip
     sock.sendall(encode(Kind.READY, runner.shape.to_wire()))
     EngineLoop(sock, config, runner).run()
 

@@ -18,7 +18,7 @@ class EngineConfig:
 
     model_path: str
     model_digest: str
-    dtype: str
+    dtype: str  # as asked for; auto is decided where the model is loaded
     threads: int
     max_batch: int
     max_wait: float  # seconds

@@ -51,6 +51,7 @@ class Runner:
             moe_layer=config.moe_layer,
             default_top_k=config.default_top_k,
             classes=config.classes,
+            dtype=model.dtype,
         )
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:

@@ -12,6 +12,7 @@ from trimwheel_workers.fitting.routing import fit_second_router
 from trimwheel_workers.fitting.weights import Progress, train_weights
 from trimwheel_workers.model.config import EncoderConfig
 from trimwheel_workers.model.encoder import Encoder
+from trimwheel_workers.model.measured import AUTO, AskedDtype, chosen
 from trimwheel_workers.model.tokenizer import Tokenizer
 
 
@@ -22,10 +23,12 @@ def fit(
     *,
     state: Path | None = None,
     progress: Progress | None = None,
+    dtype: AskedDtype = AUTO,
 ) -> tuple[Encoder, Tokenizer]:
     """Fit a model; deterministic for one machine, data, recipe and seed.
 
-    ``state`` is a folder for checkpoints: an interrupted fit goes on from there.
+    ``dtype`` is that of the products; ``auto`` takes the faster one here. ``state`` is a folder for
+    checkpoints: an interrupted fit goes on from there.
     """
     torch.set_num_threads(1)  # sums in one order, whatever the machine; twice as fast on a busy one
     torch.manual_seed(seed)
@@ -37,7 +40,9 @@ def fit(
     labels = {name: index for index, name in enumerate(data.classes)}
     tokens = tokenizer.encode([text for text, _ in data.train])
     examples = [(ids, labels[label]) for ids, (_, label) in zip(tokens, data.train, strict=True)]
-    train_weights(encoder, examples, recipe, seed, state=state, progress=progress)
+    train_weights(
+        encoder, examples, recipe, seed, state=state, progress=progress, dtype=chosen(dtype)
+    )
     fit_agreement(encoder, tokenizer.encode([text for text, _ in data.score]))
     fit_second_router(encoder, tokens, recipe, seed)
     return encoder, tokenizer

@@ -1,4 +1,6 @@
-"""Train the encoder: one joint loss over all exits, packed batches, bf16 products on the CPU.
+"""Train the encoder: one joint loss over all exits, packed batches.
+
+Products are in the type that is the faster one on this processor; weights and sums in fp32.
 
 Batches are made of texts of similar length drawn at random, so that attention runs in few dense
 blocks. A checkpoint (safetensors, replaced atomically) is written after each epoch; a run that was
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 from trimwheel_workers.fitting.recipe import Recipe
 from trimwheel_workers.model.config import Signature
 from trimwheel_workers.model.encoder import Encoder
+from trimwheel_workers.model.measured import Dtype
 from trimwheel_workers.model.packing import pack
 
 Example = tuple[list[int], int]
@@ -39,8 +42,12 @@ def train_weights(
     *,
     state: Path | None = None,
     progress: Progress | None = None,
+    dtype: Dtype = "float32",
 ) -> None:
-    """Fit all weights but the second router. ``state`` is a folder for the checkpoint."""
+    """Fit all weights but the second router, with products in ``dtype``.
+
+    ``state`` is a folder for the checkpoint.
+    """
     optimizer = _optimizer(encoder, recipe)
     per_epoch = math.ceil(len(examples) / recipe.batch)
     total = per_epoch * recipe.epochs
@@ -55,7 +62,8 @@ def train_weights(
                 group["lr"] = recipe.learning_rate * _schedule(step / total, recipe.warmup)
             lone = rng.random() < recipe.lone_expert_share
             signature = Signature(1, 0.0) if lone else encoder.config.dense_signature
-            loss = _loss(encoder, batch, signature, recipe, routing)
+            logits, labels = _logits(encoder, batch, signature, dtype)
+            loss = _loss(logits, labels, recipe, routing)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
@@ -68,18 +76,20 @@ def train_weights(
     routing.remove()
 
 
-def _loss(
-    encoder: Encoder,
-    batch: Sequence[Example],
-    signature: Signature,
-    recipe: Recipe,
-    routing: _RoutingProbe,
-) -> Tensor:
-    """Weighted cross-entropy of every exit plus the router's terms."""
+def _logits(
+    encoder: Encoder, batch: Sequence[Example], signature: Signature, dtype: Dtype
+) -> tuple[list[Tensor], Tensor]:
+    """Logits [N, C] of every exit and full depth, and labels [N], in stored order."""
     packed = pack([tokens for tokens, _ in batch])
     labels = torch.tensor([batch[row][1] for row in packed.order])
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        logits = encoder(packed, signature)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
+        return encoder(packed, signature), labels
+
+
+def _loss(
+    logits: Sequence[Tensor], labels: Tensor, recipe: Recipe, routing: _RoutingProbe
+) -> Tensor:
+    """Weighted cross-entropy of every exit plus the router's terms."""
     losses = [
         F.cross_entropy(x.float(), labels, label_smoothing=recipe.label_smoothing) for x in logits
     ]

@@ -45,8 +45,9 @@ def make_app(worker: Worker) -> Starlette:
     release = version("trimwheel")
 
     async def server_metadata(_: Request) -> Response:
-        device = worker.engine.shape.device if worker.engine.shape else ""
-        return _json({"name": "trimwheel", "version": release, "extensions": [], "device": device})
+        shape = worker.engine.shape
+        ours = {"device": shape.device if shape else "", "dtype": shape.dtype if shape else ""}
+        return _json({"name": "trimwheel", "version": release, "extensions": [], **ours})
 
     async def live(_: Request) -> Response:
         return _json({"live": True})

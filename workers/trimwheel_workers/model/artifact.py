@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -34,6 +34,7 @@ from trimwheel_workers.model.digest import (
     unreadable,
 )
 from trimwheel_workers.model.encoder import Encoder
+from trimwheel_workers.model.measured import AskedDtype, Dtype, chosen
 from trimwheel_workers.model.tokenizer import Tokenizer
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "FILES",
     "TOKENIZER_FILE",
     "WEIGHTS_FILE",
+    "AskedDtype",
     "Dtype",
     "LoadedModel",
     "ModelDigestMismatch",
@@ -51,12 +53,13 @@ __all__ = [
     "weights",
 ]
 
-Dtype = Literal["float32", "bfloat16"]
-
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model ready to serve. ``score_digest`` names the learned scores alone."""
+    """A model ready to serve. ``score_digest`` names the learned scores alone.
+
+    No digest depends on ``dtype``: a certificate names the same model in either type.
+    """
 
     encoder: Encoder
     tokenizer: Tokenizer
@@ -64,6 +67,7 @@ class LoadedModel:
     digest: str
     score_digest: str
     metadata: Mapping[str, Any]
+    dtype: Dtype
 
 
 def save(
@@ -84,12 +88,13 @@ def save(
 
 
 def load(
-    folder: Path | str, expected_digest: str | None = None, dtype: Dtype = "float32"
+    folder: Path | str, expected_digest: str | None = None, dtype: AskedDtype = "float32"
 ) -> LoadedModel:
-    """Read a model and make it ready to serve in ``dtype``.
+    """Read a model and make it ready to serve in ``dtype``; ``auto`` takes the faster one here.
 
     Raises ModelDigestMismatch when ``expected_digest`` names other bytes (checked before anything
-    is parsed), and ModelInvalid when a file is missing or does not fit.
+    is parsed), ModelInvalid when a file is missing or does not fit, and InvalidInput when this
+    processor cannot compute in the type.
     """
     path = Path(folder)
     digest = digest_of(path)
@@ -111,13 +116,15 @@ def load(
         raise ModelInvalid(
             "model.uri", f"must hold a loadable model ({error})", str(path)
         ) from error
+    computed = chosen(dtype)
     return LoadedModel(
-        encoder.serving(getattr(torch, dtype)),
+        encoder.serving(getattr(torch, computed)),
         tokenizer,
         config,
         digest,
         _score_digest(encoder),
         stored.get("metadata", {}),
+        computed,
     )
 
 

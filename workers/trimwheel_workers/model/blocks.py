@@ -11,19 +11,22 @@ Shapes: T tokens, N rows, D model, H heads, K = D / H, F inner width, X experts,
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trimwheel_workers.model import measured
 from trimwheel_workers.model.config import EncoderConfig, Signature
 from trimwheel_workers.model.kernels import Linear, Modules, first_token_attention, packed_attention
 from trimwheel_workers.model.packing import Layout
 
 NORM_EPSILON = 1e-12  # BERT's
-SIDE_BY_SIDE_TOKENS = 128
-"""Tokens up to which running all experts costs less than sorting tokens by expert (measured)."""
+SIDE_BY_SIDE_TOKENS = (16, 32, 64, 128, 256)
+"""Token counts that are tried for the one up to which running all experts costs less than sorting
+tokens by expert."""
 
 
 class Attention(nn.Module):
@@ -108,7 +111,11 @@ class Experts(nn.Module):
         self.experts: Modules[FeedForward] = Modules(
             FeedForward(config.dim, config.expert_feed_forward) for _ in range(config.experts)
         )
+        self._top_k = config.default_top_k
         self._side_by_side: _SideBySide | None = None
+        self.side_by_side_tokens: dict[int, int] = {}
+        """By experts a token: tokens up to which all run side by side; measured when it begins to
+        serve, for one expert (a knob's other end) and for as many as in training."""
 
     def logits(self, x: Tensor, blend: float) -> Tensor:
         """Blended router logits [T, X]; always fp32, so that routing does not flip by precision."""
@@ -118,16 +125,46 @@ class Experts(nn.Module):
         return F.linear(x.float(), weight.float(), bias.float())
 
     def serving(self) -> None:
-        """Lay all experts' weights side by side as well, for batches of few tokens."""
-        self._side_by_side = _SideBySide(list(self.experts))
+        """Lay all experts' weights side by side as well, for batches of few tokens, if that is the
+        faster way here."""
+        side_by_side = _SideBySide(list(self.experts))
+        self.side_by_side_tokens = {
+            top_k: measured.once(
+                ("side by side", top_k, *self._sizes()),
+                partial(self._crossover, side_by_side, top_k),
+            )
+            for top_k in {1, self._top_k}
+        }
+        self._side_by_side = side_by_side if any(self.side_by_side_tokens.values()) else None
+
+    def _sizes(self) -> tuple[object, ...]:
+        """What the time of a mixture depends on."""
+        weight = self.experts[0].up.weight
+        return (*weight.shape, weight.dtype, len(self.experts))
+
+    @torch.inference_mode()
+    def _crossover(self, side_by_side: _SideBySide, top_k: int) -> int:
+        width, dtype = self.experts[0].up.weight.shape[1], self.experts[0].up.weight.dtype
+
+        def ways(tokens: int) -> tuple[measured.Way, measured.Way]:
+            x = measured.numbers(tokens, width, dtype)
+            top, chosen = self.logits(x, 0.0).topk(top_k, dim=-1)
+            gates = torch.softmax(top, dim=-1).to(dtype)
+            return lambda: side_by_side(x, gates, chosen), lambda: self._routed(x, gates, chosen)
+
+        return measured.crossover(SIDE_BY_SIDE_TOKENS, ways)
 
     def forward(self, x: Tensor, signature: Signature) -> tuple[Tensor, Tensor]:
         """[T, D] -> output [T, D] and the chosen experts [T, k]."""
         top, chosen = self.logits(x, signature.router_blend).topk(signature.top_k, dim=-1)
         gates = torch.softmax(top, dim=-1).to(x.dtype)
-        if self._side_by_side is not None and len(x) <= SIDE_BY_SIDE_TOKENS:
+        if self._side_by_side is not None and len(x) <= self._limit(signature.top_k):
             return self._side_by_side(x, gates, chosen), chosen
         return self._routed(x, gates, chosen), chosen
+
+    def _limit(self, top_k: int) -> int:
+        """Tokens up to which all experts run side by side; the more experts, the more of them."""
+        return self.side_by_side_tokens.get(top_k, self.side_by_side_tokens[self._top_k])
 
     def _routed(self, x: Tensor, gates: Tensor, chosen: Tensor) -> Tensor:
         """Each expert on its own tokens; gates and choices are [T, k]."""

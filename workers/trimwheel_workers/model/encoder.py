@@ -14,6 +14,7 @@ Shapes: N rows, T tokens, D model, C classes, E exits, X experts.
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -21,17 +22,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from trimwheel_workers.model import measured
 from trimwheel_workers.model.blocks import NORM_EPSILON, Experts, Layer
 from trimwheel_workers.model.config import EncoderConfig, Signature
 from trimwheel_workers.model.exits import Heads, Rows
-from trimwheel_workers.model.kernels import Modules, prepack
+from trimwheel_workers.model.kernels import Modules, serving
 from trimwheel_workers.model.packing import PackedBatch, exact, pack
 from trimwheel_workers.model.scores import Judged, LearnedScore, Regression, judge
 
 __all__ = ["Encoder", "FullOutcome", "Outcome", "PackedBatch", "Signature", "pack"]
 
-PEEK_TOKENS = 48
-"""Tokens under way from which deciding by a peek is cheaper than running the layer (measured)."""
+PEEK_TOKENS = (16, 32, 48, 64, 96, 128, 192, 256)
+"""Token counts that are tried for the one from which a peek pays."""
+PEEK_WORTH = 2.0
+"""A peek pays where running the layer takes this many times as long: about half of the rows go on
+after an exit, and pay for both."""
+PEEK_ROW = 16
+"""Tokens of each row while that is tried."""
+NEVER_PEEK = 1 << 62
 NOTHING = np.empty((0, 0), dtype=np.int64)
 """No earlier predictions."""
 
@@ -73,6 +81,9 @@ class Encoder(nn.Module):
         self.learned = LearnedScore(len(config.exits), len(config.classes))
         self._exit_after = {layer: index for index, layer in enumerate(config.exits)}
         self._host_scores: list[Regression] | None = None
+        self.peek_tokens = PEEK_TOKENS[0]
+        """Tokens under way from which an exit is decided by a peek; measured when it begins to
+        serve."""
 
     @property
     def mixture(self) -> Experts:
@@ -87,17 +98,42 @@ class Encoder(nn.Module):
         return list(self.layers)[:-1]
 
     def serving(self, dtype: torch.dtype = torch.float32) -> Encoder:
-        """Freeze for inference: layers in ``dtype`` on prepacked weights; heads and routers
-        fp32."""
+        """Freeze for inference: layers in ``dtype``, in the ways that are the fastest on this
+        processor; heads and routers fp32."""
         self.eval().requires_grad_(False)
         for part in (self.tokens, self.positions, self.embedding_norm, self.layers):
             part.to(dtype)
         self.mixture.routers.float()
-        prepack(self.layers)
+        serving(self.layers)
         for layer in self.layers:
             layer.serving()
+        sizes = self.config.dim, self.config.heads, self.config.feed_forward, dtype
+        self.peek_tokens = measured.once(("peek", *sizes), self._least_tokens_for_a_peek)
         self._host_scores = self.learned.regressions()
         return self
+
+    def ways(self) -> str:
+        """The measured choices of the serving form, for the log."""
+        packed = "prepacked" if self.layers[0].attention.qkv.is_prepacked else "plain"
+        peek = self.peek_tokens if self.peek_tokens < NEVER_PEEK else "no"
+        limits = sorted(self.mixture.side_by_side_tokens.items())
+        beside = ", ".join(f"{tokens} for top {top_k}" for top_k, tokens in limits)
+        return f"{packed} products, peeks from {peek} tokens, experts side by side up to {beside}"
+
+    @torch.inference_mode()
+    def _least_tokens_for_a_peek(self) -> int:
+        layer = next((one for one in self.layers if one.mixture is None), self.layers[0])
+        signature, dtype = self.config.dense_signature, self.tokens.weight.dtype
+        for tokens in PEEK_TOKENS:
+            x = measured.numbers(tokens, self.config.dim, dtype)
+            layout, first = exact([PEEK_ROW] * (tokens // PEEK_ROW)), x[::PEEK_ROW].contiguous()
+            peek, whole = measured.race((
+                partial(layer.peek, x, first, layout, signature),
+                partial(layer, x, layout, signature),
+            ))  # fmt: skip
+            if whole >= PEEK_WORTH * peek:
+                return tokens
+        return NEVER_PEEK
 
     @property
     def _scores(self) -> list[Regression]:
@@ -136,7 +172,7 @@ class Encoder(nn.Module):
         """Run layer after layer; rows leave at exits, the rest at the end."""
         for number, layer in enumerate(self.below, start=1):
             index = self._exit_after.get(number)
-            peek = index is not None and used[index] and rows.tokens >= PEEK_TOKENS
+            peek = index is not None and used[index] and rows.tokens >= self.peek_tokens
             if not peek:
                 self._run(layer, rows, signature, answers)
             if index is not None and any(used[index:]):

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trimwheel_workers.model.config import EncoderConfig
-from trimwheel_workers.model.kernels import Modules, filled, rounded
+from trimwheel_workers.model.kernels import Modules, filled
 from trimwheel_workers.model.packing import blocked
+from trimwheel_workers.model.prepacked import rounded
 from trimwheel_workers.model.scores import Judged
 
 

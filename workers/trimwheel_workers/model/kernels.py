@@ -1,9 +1,9 @@
-"""What depends on the processor: matrix products on prepacked weights, and packed attention.
+"""What depends on the processor: matrix products, on prepacked weights where they pay, and packed
+attention.
 
-``Linear`` is an ordinary ``nn.Linear`` until ``prepack`` is called; then it calls oneDNN with a
-weight that was laid out once, about twice as fast in fp32 on one CPU thread as the default, and
-fuses the GELU. The op is private to torch, so this file is its only user, and falls back to
-``F.linear`` where it is missing. Attention runs one SDPA call for each block of a ``Layout``.
+``Linear`` is an ordinary ``nn.Linear`` until ``serving`` is called; then it multiplies by a weight
+that was laid out once, GELU fused, if this processor can and is faster for it (``prepacked``
+tries). Attention runs one SDPA call for each block of a ``Layout``.
 
 Shapes: T tokens, N rows, D model, H heads, K = D / H.
 """
@@ -11,44 +11,19 @@ Shapes: T tokens, N rows, D model, H heads, K = D / H.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
 from typing import Generic, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trimwheel_workers.model import prepacked
 from trimwheel_workers.model.packing import Block, Layout
+from trimwheel_workers.model.prepacked import rounded
 
-PREPACK_ROWS = 256
-"""Row count oneDNN is told to lay the weight out for; any count may be used later."""
-
-
-ROW_STEPS = ((64, 4), (256, 16), (1024, 32))
-"""Row counts are rounded up: to 4 up to 64 rows, and so on; to 64 beyond the last. oneDNN compiles
-a kernel for every row count it meets and keeps it; packed batches have a new one nearly every time,
-which cost half of a batch's time and hundreds of megabytes."""
-LAST_STEP = 64
-SMALL_PRODUCT = 400_000
-"""Multiplications up to which `F.linear` in fp32 is faster: a oneDNN call begins at ten
-microseconds."""
 FEWEST_ROWS = 4
 """With fewer, the BLAS library rounds by where in memory its arguments lie: the same text would get
 scores that differ in the last digits from one process to the next."""
-
-
-@cache
-def rounded(rows: int) -> int:
-    """The row count that a product of `rows` rows is run with."""
-    step = next((step for limit, step in ROW_STEPS if rows <= limit), LAST_STEP)
-    return -(-rows // step) * step
-
-
-def has_onednn() -> bool:
-    """Whether this torch build has the prepacked linear op."""
-    return torch.backends.mkldnn.is_available() and all(  # type: ignore[no-untyped-call]
-        hasattr(torch.ops.mkldnn, name) for name in ("_linear_pointwise", "_reorder_linear_weight")
-    )
 
 
 M = TypeVar("M", bound=nn.Module)
@@ -71,55 +46,59 @@ class Linear(nn.Linear):
         super().__init__(inputs, outputs)
         self.gelu = gelu
         self._size = inputs * outputs
+        self._steady = False
         self._packed: Tensor | None = None
+        self._small = 0
 
     @classmethod
     def frozen(cls, weight: Tensor, bias: Tensor, *, gelu: bool = False) -> Linear:
-        """A prepacked layer made of tensors that exist already."""
+        """A layer in its serving form, made of tensors that exist already."""
         with torch.device("meta"):  # no memory and no random numbers for weights that are replaced
             layer = cls(weight.shape[1], weight.shape[0], gelu=gelu)
         layer.weight = nn.Parameter(weight.detach(), requires_grad=False)
         layer.bias = nn.Parameter(bias.detach(), requires_grad=False)
-        layer.prepack()
+        layer.serving()
         return layer
 
+    def serving(self) -> None:
+        """For inference only: on a laid-out weight where that is the faster way here."""
+        self._steady = self.weight.device.type == "cpu"
+        if self._steady and prepacked.pay(self.weight.dtype):
+            self.prepack()
+            self._small = prepacked.small_product(self.weight.dtype)
+
+    @property
+    def is_prepacked(self) -> bool:
+        """Whether products are on a laid-out weight."""
+        return self._packed is not None
+
     def prepack(self) -> None:
-        """Lay the weight out for oneDNN; later changes of ``weight`` are not seen. No-op without
-        it."""
-        if has_onednn() and self.weight.device.type == "cpu":
-            self._packed = torch.ops.mkldnn._reorder_linear_weight(
-                self.weight.detach(), PREPACK_ROWS
-            )
+        """Lay the weight out; later changes of ``weight`` are not seen. No-op where it cannot
+        be."""
+        if self.weight.device.type == "cpu" and prepacked.can(self.weight.dtype):
+            self._packed = prepacked.lay_out(self.weight.detach())
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., inputs] -> [..., outputs], GELU applied where the layer was made with it."""
         rows = x.shape[0]
-        small = rows * self._size <= SMALL_PRODUCT and x.dtype == torch.float32
-        if self._packed is None:
-            return self._plain(x)
-        if small:
-            return self._plain(x) if rows >= FEWEST_ROWS else self._plain(filled(x))[:rows]
-        if x.dim() == 2 and rounded(rows) != rows:
-            return self._prepacked(filled(x))[:rows]
-        return self._prepacked(x)
+        if self._packed is not None and rows * self._size > self._small:
+            whole = filled(x) if x.dim() == 2 else x
+            y = prepacked.product(whole, self._packed, self.bias, gelu=self.gelu)
+            return y if len(y) == rows else y[:rows]
+        if self._steady and rows < FEWEST_ROWS and x.dtype == torch.float32:
+            return self._plain(filled(x))[:rows]
+        return self._plain(x)
 
     def _plain(self, x: Tensor) -> Tensor:
         y = F.linear(x, self.weight, self.bias)
         return F.gelu(y) if self.gelu else y
 
-    def _prepacked(self, x: Tensor) -> Tensor:
-        fused = "gelu" if self.gelu else "none"
-        y = torch.ops.mkldnn._linear_pointwise.default(
-            x, self._packed, self.bias, fused, [], "none"
-        )
-        return cast(Tensor, y)
 
-
-def prepack(module: nn.Module) -> None:
-    """Prepack every ``Linear`` below ``module``."""
+def serving(module: nn.Module) -> None:
+    """Bring every ``Linear`` below ``module`` into its serving form."""
     for child in module.modules():
         if isinstance(child, Linear):
-            child.prepack()
+            child.serving()
 
 
 def filled(x: Tensor) -> Tensor:
