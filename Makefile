@@ -1,4 +1,4 @@
-# One verb each; continuous integration calls `make test` and nothing else.
+# One verb each; continuous integration calls `make test`, and then the long ones beside it.
 # `make help` lists them. Two commands matter to a newcomer: `make demo` and `make test`.
 
 SHELL := /bin/bash
@@ -19,7 +19,7 @@ NO_CLUSTER := -m "not cluster and not e2e"
 # Two processes, each with whole files: what a file's tests share is made once.
 PARALLEL := -n 2 --dist loadfile
 
-.PHONY: help setup lock fmt lint test-unit test coverage e2e generate verify demo down bench env
+.PHONY: help setup lock fmt lint test-unit test faults coverage e2e generate verify demo down bench env
 
 help: ## list the verbs
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -36,14 +36,18 @@ down: ## stop and remove all that `make demo` started
 	@if [ -x $(PY) ]; then $(PY) -m trimwheel_demo down; else echo "nothing to stop: no .venv here"; fi
 
 # Tests bring a cluster and a Prometheus of their own, whatever the demo is told to use.
-test e2e: export TRIMWHEEL_USE_KUBECONFIG =
-test e2e: export TRIMWHEEL_USE_PROMETHEUS =
-test e2e: export TRIMWHEEL_USE_MLFLOW =
+test faults e2e: export TRIMWHEEL_USE_KUBECONFIG =
+test faults e2e: export TRIMWHEEL_USE_PROMETHEUS =
+test faults e2e: export TRIMWHEEL_USE_MLFLOW =
 
-test: ## set up what is missing and run every test
+test: ## set up what is missing; unit tests, tests on the embedded cluster, the first story
 	@$(SETUP) --steps python,binaries,model --plan test
 	@$(PY) -m pytest $(NO_CLUSTER) -q $(PARALLEL)
-	@$(PY) -m pytest -m "cluster or e2e" --durations=15
+	@$(PY) -m pytest -m "(cluster or e2e) and not faults" --durations=15
+
+faults: ## the story again, with services taken away under load (long)
+	@$(SETUP) --steps python,binaries,model --plan quiet
+	@$(PY) -m pytest -m faults -s
 
 test-unit: ## tests without a cluster, under a minute
 	@$(SETUP) --steps python --plan quiet
@@ -60,7 +64,7 @@ coverage: ## lines that unit and cluster tests reach, by package; by file in bui
 
 e2e: ## the story as a test, on real components
 	@$(SETUP) --steps python,binaries,model --plan quiet
-	@$(PY) -m pytest -m e2e -s
+	@$(PY) -m pytest -m "e2e and not faults" -s
 
 fmt: ## format and sort imports
 	@$(PY) -m ruff format operator workers pipelines dashboards tests

@@ -40,7 +40,7 @@ from trimwheel_local.cluster import Cluster
 from trimwheel_local.names import ADDONS_NAMESPACE
 from trimwheel_pipelines.records import RecordReader
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.timeout(400)]
 
 NAME = "through-outages"
 LEASE_SECONDS = 10

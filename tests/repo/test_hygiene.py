@@ -98,7 +98,18 @@ def test_the_changelog_keeps_its_form():
     assert set(kinds) <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
 
 
-def test_continuous_integration_runs_make_test_and_nothing_else():
+def test_continuous_integration_runs_make_test_then_long_verbs_and_nothing_else():
     lines = [line for line in (ROOT / ".ci" / "run").read_text().splitlines()
              if line and not line.startswith(("#", "set ", "cd "))]  # fmt: skip
-    assert lines == ["exec make test"]
+    assert lines == ["make test", "make faults"]
+    verbs = re.findall(r"^([a-z0-9-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert {line.removeprefix("make ") for line in lines} <= set(verbs)
+
+
+def test_every_test_is_run_by_a_verb_and_faults_by_none_but_their_own():
+    """`make test` ends with the first story; what takes services away is a verb apart."""
+    text = (ROOT / "Makefile").read_text()
+    assert '"(cluster or e2e) and not faults"' in text and "pytest -m faults" in text
+    marked = [path.name for path in (ROOT / "tests").rglob("test_*.py")
+              if "pytest.mark.faults" in path.read_text() and path.name != THIS.name]  # fmt: skip
+    assert marked == ["test_story_outages.py"]
