@@ -42,7 +42,7 @@ COMMANDS: dict[str, Verb] = {
     "env": Verb("Print the exports that reach a running demo.", "", RUN),
     "load": Verb("Start, change or stop the demo's load generator.", "pipelines", RUN),
     "ledger": Verb("Read and verify the ledger of decisions.", "pipelines", LOOK),
-    "records": Verb("Delete audit records of a tenant.", "pipelines", RUN),
+    "records": Verb("Delete audit records of a tenant or a model.", "pipelines", RUN),
     "bench": Verb("Measure a part: replay, certificate, canary and more.", "", RUN),
 }
 

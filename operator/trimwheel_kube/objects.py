@@ -94,11 +94,19 @@ class Objects:
 
     def whoami(self) -> str:
         """The username under which the API server sees the caller."""
+        return str(self._user().username)
+
+    def account_uid(self) -> str:
+        """The uid of the caller's account; its name where accounts have none."""
+        user = self._user()
+        return str(user.uid or user.username)
+
+    def _user(self) -> Any:
         with self.translated():
             review = client.AuthenticationV1Api(self._api).create_self_subject_review(
                 client.V1SelfSubjectReview(), **WAIT
             )
-        return str(review.status.user_info.username)
+        return review.status.user_info
 
     def translated(self) -> AbstractContextManager[None]:
         """The context in which requests to this server run."""

@@ -28,6 +28,8 @@ SCRATCH = "/var/run/trimwheel/scratch"
 """Where a Job's libraries may write."""
 MODELS = "/var/run/trimwheel/models"
 """Where the volume of fetched models is mounted, if there is one."""
+_LONGEST_DEADLINE_SECONDS = 2**31 - 1
+"""Longer ones overflow the Job controller's nanoseconds into "deadline exceeded" at once."""
 _SLACK_SECONDS = 60
 """The Job's deadline lies this much behind the run's own, which ends with a reason."""
 
@@ -89,7 +91,9 @@ def tuning_job(run: TuningRun, timeout: str, settings: Settings) -> Json:
         "spec": {
             "backoffLimit": 0,
             "ttlSecondsAfterFinished": JOB_TTL_SECONDS,
-            "activeDeadlineSeconds": int(seconds(timeout)) + _SLACK_SECONDS,
+            "activeDeadlineSeconds": min(
+                int(seconds(timeout)) + _SLACK_SECONDS, _LONGEST_DEADLINE_SECONDS
+            ),
             "template": {
                 "metadata": {"labels": found},
                 "spec": {

@@ -5,12 +5,14 @@ Heavy imports happen inside the verbs, so that help stays quick.
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Any
 
 import click
 
 from trimwheel_api.errors import SpecInvalid
+from trimwheel_api.values import NAME_PATTERN
 from trimwheel_console import NEGATIVE, emit, output_option, text_table
 
 _LEDGER_URL = click.option(
@@ -80,7 +82,7 @@ def verify(url: str, output: str) -> None:
         sys.exit(NEGATIVE)
 
 
-@click.group(short_help="Delete audit records of a tenant.")
+@click.group(short_help="Delete audit records of a tenant or a model.")
 def records() -> None:
     """Care for stored audit records.
 
@@ -89,22 +91,31 @@ def records() -> None:
     """
 
 
-@records.command(short_help="Delete all records of a tenant.")
-@click.option("--tenant", required=True, help="As sent in header x-tenant-id.")
+@records.command(short_help="Delete all records of a tenant, or of a model.")
+@click.option("--tenant", default="", help="As sent in header x-tenant-id.")
+@click.option("--all", "everything", is_flag=True, help="Every record, of a model that is gone.")
 @click.option("--model", required=True, help="NAMESPACE/NAME of the AdaptiveModel.")
 @click.option(
     "--uri", envvar="TRIMWHEEL_RECORDS_URI", required=True, help="Root of the audit records."
 )
 @output_option
-def delete(tenant: str, model: str, uri: str, output: str) -> None:
-    """Delete all records of a tenant; they count as lost audits from then on."""
-    from trimwheel_pipelines.records import RecordReader
-    from trimwheel_pipelines.retention import forget
+def delete(tenant: str, everything: bool, model: str, uri: str, output: str) -> None:
+    """Delete all records of a tenant; they count as lost audits from then on.
 
+    With --all, delete every record of a model: for one that was deleted without its records.
+    """
+    from trimwheel_pipelines.records import RecordReader
+    from trimwheel_pipelines.retention import erase, forget
+
+    if bool(tenant) == everything:
+        raise SpecInvalid("--tenant", "must be given, or --all in its place", tenant)
     namespace, _, name = model.partition("/")
-    if not namespace or not name:
-        raise SpecInvalid("--model", "must be NAMESPACE/NAME", model)
-    gone = forget(RecordReader(uri, namespace, name), tenant)
+    # A name that is a path would lead out of the model's folder.
+    for part in (namespace, name):
+        if not re.match(NAME_PATTERN, part):
+            raise SpecInvalid("--model", "must be NAMESPACE/NAME", model)
+    reader = RecordReader(uri, namespace, name)
+    gone = erase(reader) if everything else forget(reader, tenant)
     emit({"deleted": gone}, output, table=f"{gone} records deleted")
 
 

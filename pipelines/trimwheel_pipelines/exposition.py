@@ -32,6 +32,30 @@ class PipelinesMetrics:
         made = self._made[row.name]
         return made.labels(*labels) if labels else made
 
+    def remove(self, row: metrics.Metric, **labels: str) -> None:
+        """Stop reporting the children of a metric with these label values."""
+        self._made[row.name].remove_by_labels(labels)
+
+    def keep_only(self, models: set[tuple[str, str]]) -> None:
+        """Stop reporting models that are gone: a gauge that nobody sets keeps its alert firing."""
+        for row in metrics.of_component("pipelines"):
+            if "model_namespace" not in row.labels:
+                continue
+            place = row.labels.index("model_namespace"), row.labels.index("model")
+            for values in self._labels_of(row):
+                if (values[place[0]], values[place[1]]) not in models:
+                    self._made[row.name].remove(*values)
+
+    def _labels_of(self, row: metrics.Metric) -> list[tuple[str, ...]]:
+        """The label values of a metric's children; `collect` is how the library gives them."""
+        return list(
+            {
+                tuple(sample.labels[name] for name in row.labels)
+                for family in self._made[row.name].collect()
+                for sample in family.samples
+            }
+        )
+
     def _make(self, row: metrics.Metric) -> Any:
         extra: dict[str, Any] = {"buckets": row.buckets} if row.buckets else {}
         return _CLASSES[row.type](row.name, row.help, row.labels, registry=self.registry, **extra)

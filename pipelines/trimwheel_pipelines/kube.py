@@ -16,8 +16,8 @@ from trimwheel_api.errors import Conflict, SpecInvalid
 from trimwheel_api.kinds import Resource, dump
 from trimwheel_kube.answers import NotFound
 from trimwheel_kube.connection import connect as connect_by
-from trimwheel_kube.objects import Json, read
 from trimwheel_kube.objects import Objects as AnyObjects
+from trimwheel_kube.objects import read
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,8 @@ class Objects:
 
     def __init__(self, api: Any) -> None:
         self._objects = AnyObjects(api, FIELD_MANAGER)
+        self._broken: set[tuple[str, str]] = set()
+        """(kind, uid) of objects that could not be read, each told once."""
 
     def get(self, kind: type[ResourceT], namespace: str, name: str) -> ResourceT | None:
         """One object, or None when there is none of that name."""
@@ -45,7 +47,25 @@ class Objects:
         One that this version cannot read is left out with a warning: the others are still right.
         """
         items = self._objects.list(kind.__name__, namespace)
-        return [one for one in (_readable(kind, item) for item in items) if one is not None]
+        broken = {key for key in self._broken if key[0] == kind.__name__}
+        objects = []
+        for item in items:
+            try:
+                objects.append(read(kind, item))
+            except SpecInvalid as error:
+                key = (kind.__name__, str(item.get("metadata", {}).get("uid", "")))
+                broken.discard(key)
+                if key not in self._broken:
+                    log.warning("Left out: %s", error)
+                    self._broken.add(key)
+        if not namespace:
+            self._broken -= broken
+        return objects
+
+    def names(self, kind: type[ResourceT]) -> set[tuple[str, str]]:
+        """(namespace, name) of all objects of a kind, those that cannot be read included."""
+        items = self._objects.list(kind.__name__)
+        return {(item["metadata"]["namespace"], item["metadata"]["name"]) for item in items}
 
     def create(self, kind: type[ResourceT], metadata: dict[str, Any], spec: BaseModel) -> ResourceT:
         """Create an object in `metadata["namespace"]`.
@@ -81,6 +101,10 @@ class Objects:
         """The username under which the API server sees this process."""
         return self._objects.whoami()
 
+    def account_uid(self) -> str:
+        """The uid of this process's account: another release, or cluster, has another."""
+        return self._objects.account_uid()
+
 
 def connect() -> Objects:
     """A connection by KUBECONFIG or, inside a pod, by its service account.
@@ -88,11 +112,3 @@ def connect() -> Objects:
     Raises SetupFailed when there is neither.
     """
     return Objects(connect_by().api)
-
-
-def _readable(kind: type[ResourceT], found: Json) -> ResourceT | None:
-    try:
-        return read(kind, found)
-    except SpecInvalid as error:
-        log.warning("Left out: %s", error)
-        return None

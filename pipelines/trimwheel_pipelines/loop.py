@@ -23,7 +23,6 @@ from trimwheel_api import metrics, names
 from trimwheel_api.errors import Conflict, TrimwheelError, Unavailable
 from trimwheel_api.kinds import AdaptiveModel, AdaptivePolicy, PolicyRollout, TuningRun
 from trimwheel_api.kinds.tuning_run import TuningRunSpec
-from trimwheel_api.times import instant
 from trimwheel_api.values import seconds
 from trimwheel_pipelines.alarm_budget import spent_alarms
 from trimwheel_pipelines.covariates import newest_z
@@ -32,9 +31,12 @@ from trimwheel_pipelines.exposition import Heartbeat, PipelinesMetrics
 from trimwheel_pipelines.housekeeping import ledger_events, prunable
 from trimwheel_pipelines.kube import Objects
 from trimwheel_pipelines.ledger import Ledger
+from trimwheel_pipelines.model_gauges import ModelGauges
+from trimwheel_pipelines.open_runs import OpenRuns
 from trimwheel_pipelines.promotion import Aliases
+from trimwheel_pipelines.record_care import RecordCare
 from trimwheel_pipelines.records import RecordReader
-from trimwheel_pipelines.retention import purge
+from trimwheel_pipelines.settings import KEEP_DELETED
 from trimwheel_pipelines.signals import Telemetry
 from trimwheel_pipelines.tuning_world import utc_now
 from trimwheel_pipelines.view import View
@@ -48,12 +50,13 @@ from trimwheel_telemetry.client import Prometheus
 
 log = logging.getLogger(__name__)
 
-PURGE_EVERY = 3600.0
+STORE = "record store"
 SEGMENTS_A_PASS = 500
 """Segments read of one model in one pass: a loop that starts on a long history catches up."""
 SLACK = 3600.0
 """A segment that began this long before a promotion may hold audits from after it."""
 API_SERVER = "API server"
+ALL_MODELS = "all models"
 HANG_LIMIT = 180.0
 """Seconds without a pass after which the process counts as hung."""
 
@@ -80,18 +83,28 @@ class Loop:
     exposed: PipelinesMetrics
     heartbeat: Heartbeat
     operator_user: str
+    open_runs: OpenRuns | None = None
+    keep_deleted: float = KEEP_DELETED
     clock: Callable[[], datetime] = utc_now
     _watched: dict[str, Watched] = field(default_factory=dict)
-    _purged: dict[str, float] = field(default_factory=dict)
     _failing: dict[str, str] = field(default_factory=dict)
-    _ended: set[str] = field(default_factory=set)
     _user: str = ""
+    _account: str = ""
+    _gauges: ModelGauges = field(init=False)
+    _care: RecordCare = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._gauges = ModelGauges(self.exposed)
+        self._care = RecordCare(self.records_uri, self.keep_deleted)
 
     def once(self) -> None:
         """One pass over all models."""
         try:
-            for view in self._views():
-                self._guard("model", view, partial(self.look_after, view))
+            views = self._views()
+            for view in views:
+                self._guard("model", view.subject, partial(self.look_after, view))
+            self._forget_others(views)
+            self._guard("deleted models", ALL_MODELS, self._sweep)
             self._recovered(API_SERVER)
         except TrimwheelError as error:
             self._failed(API_SERVER, API_SERVER, error)
@@ -102,25 +115,24 @@ class Loop:
         """Everything that a pass does for one model."""
         view = self._observed(view)
         wanted = wanted_run(view)
+        subject = view.subject
         if wanted is not None:
-            self._start_run(view, wanted)
+            self._guard("tuning", subject, partial(self._start_run, view, wanted))
         for run, state in (*drift_updates(view), *spent_alarms(view)):
             log.info(
                 "%s: drift of TuningRun %s is %s after %d audits.",
-                view.subject, run.name, state.verdict, state.audits,
+                subject, run.name, state.verdict, state.audits,
             )  # fmt: skip
-            self._write_drift(run, state)
-        self._count_ended(view)
-        if self._guard("ledger", view, lambda: self._copy_decisions(view)):
-            for old in prunable(view):
-                log.info(
-                    "%s: removing %s %s, it is in the ledger.", view.subject, old.kind, old.name
-                )
-                self.objects.delete(old)
+            self._guard("drift status", subject, partial(self._write_drift, run, state))
+        self._gauges.count_ended(view)
+        if self._guard("ledger", subject, partial(self._copy_decisions, view)):
+            self._prune(view)
             if self.aliases is not None:
-                aliases = self.aliases
-                self._guard("MLflow", view, lambda: aliases.follow(view))
-        self._guard("retention", view, lambda: self._purge(view))
+                self._guard("MLflow", subject, partial(self.aliases.follow, view))
+        if self.open_runs is not None:
+            self._guard("MLflow runs", subject, partial(self.open_runs.end_stale, view))
+        reader = self._watched[view.model.metadata.uid].reader
+        self._guard("retention", subject, partial(self._care.purge, view, reader, self._account))
 
     # ------------------------------------------------------------------ reading
 
@@ -132,6 +144,7 @@ class Loop:
         rollouts = self.objects.list(PolicyRollout)
         if not self._user:
             self._user = self.objects.whoami()
+            self._account = self.objects.account_uid()
         now = self.clock()
 
         def of(model: AdaptiveModel, found: list[Any]) -> list[Any]:
@@ -164,24 +177,20 @@ class Loop:
                 now = view.now.timestamp()
                 watched.telemetry.refresh(self.prometheus, watched.since, now)
 
-        readable = self._guard("record store", view, read)
-        self._guard("Prometheus", view, pull)
-        self._show_certificate(view)
+        readable = self._guard(STORE, view.subject, read)
+        self._guard("Prometheus", view.subject, pull)
+        self._gauges.show_certificate(view)
+        if watched.since is None:
+            self._gauges.hide_drift(view)
         if not readable or watched.since is None:
             return replace(view, **found)
         now = view.now.timestamp()
         settings = drift_settings(view.model)
         signals = [watched.audits.score_signal(), *watched.telemetry.signals()]
         verdict = verdict_of(watched.audits, signals, settings, watched.since, now)
-        key = (view.model.metadata.namespace, view.model.name)
-        self.exposed.of(metrics.DRIFT_EVIDENCE, *key).set(verdict.evidence)
-        share = watched.audits.disagreement(watched.since)
-        if share is not None:
-            self.exposed.of(metrics.DISAGREEMENT_ESTIMATE, *key).set(share)
-        for signal in signals:
-            z = newest_z(signal, settings.covariates, watched.since, now)
-            if z is not None:
-                self.exposed.of(metrics.DRIFT_SIGNAL, *key, signal.name).set(z)
+        moved = {one.name: newest_z(one, settings.covariates, watched.since, now)
+                 for one in signals}  # fmt: skip
+        self._gauges.show_drift(view, verdict, watched.audits.disagreement(watched.since), moved)
         return replace(view, **found, verdict=verdict)
 
     def _watch(self, view: View) -> Watched:
@@ -237,6 +246,12 @@ class Loop:
         except Conflict:
             log.debug("TuningRun %s changed meanwhile; the next pass writes its drift.", run.name)
 
+    def _prune(self, view: View) -> None:
+        """Delete what the ledger has; one object that cannot be deleted stops no other."""
+        for old in prunable(view):
+            log.info("%s: removing %s %s, it is in the ledger.", view.subject, old.kind, old.name)
+            self._guard("pruning", view.subject, partial(self.objects.delete, old))
+
     def _copy_decisions(self, view: View) -> None:
         if self.ledger is None:
             raise Unavailable("no ledger is configured (TRIMWHEEL_LEDGER_URL)")
@@ -244,36 +259,31 @@ class Loop:
         if added:
             self.exposed.of(metrics.LEDGER_EVENTS).inc(added)
 
-    def _purge(self, view: View) -> None:
-        """Delete records beyond the model's retention, once an hour."""
-        uid, now = view.model.metadata.uid, view.now.timestamp()
-        if now - self._purged.get(uid, 0.0) < PURGE_EVERY:
-            return
-        gone = purge(self._watched[uid].reader, now - seconds(view.model.spec.audits.retention))
-        self._purged[uid] = now
-        if gone:
-            log.info("%s: %d segments were beyond retention.", view.subject, gone)
+    def _forget_others(self, views: list[View]) -> None:
+        """Drop what is held of models that are gone."""
+        uids = {view.model.metadata.uid for view in views}
+        subjects = {view.subject for view in views}
+        self._watched = {uid: held for uid, held in self._watched.items() if uid in uids}
+        self._failing = {
+            place: text
+            for place, text in self._failing.items()
+            if place.partition(": ")[0] in subjects | {ALL_MODELS, API_SERVER}
+        }
+        for held in (self.aliases, self.open_runs):
+            if held is not None:
+                held.keep_only(subjects)
+        self._care.keep_only(uids)
+        self._gauges.keep_only(views)
+
+    def _sweep(self) -> None:
+        living = partial(self.objects.names, AdaptiveModel)
+        self._care.sweep(living, self._account, self.clock().timestamp())
 
     # ------------------------------------------------------------------ telling
 
-    def _count_ended(self, view: View) -> None:
-        key = (view.model.metadata.namespace, view.model.name)
-        for run in view.runs:
-            if run.status.outcome and run.metadata.uid not in self._ended:
-                self._ended.add(run.metadata.uid)
-                labels = (*key, run.spec.reason, run.status.outcome)
-                self.exposed.of(metrics.TUNING_RUNS, *labels).inc()
-
-    def _show_certificate(self, view: View) -> None:
-        certificate = view.model.status.certificate
-        if certificate is not None and certificate.expires_at:
-            key = (view.model.metadata.namespace, view.model.name)
-            ends = instant(certificate.expires_at).timestamp()
-            self.exposed.of(metrics.CERTIFICATE_EXPIRY, *key).set(ends)
-
-    def _guard(self, what: str, view: View, action: Callable[[], None]) -> bool:
+    def _guard(self, what: str, subject: str, action: Callable[[], object]) -> bool:
         """Run a part of a pass; our own errors are counted and told, and the pass goes on."""
-        place = f"{view.subject}: {what}"
+        place = f"{subject}: {what}"
         try:
             action()
         except TrimwheelError as error:

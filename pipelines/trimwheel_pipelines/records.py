@@ -19,6 +19,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from trimwheel_api.errors import InvalidInput, Unavailable
 from trimwheel_pipelines.segment_decoding import LIMITS, Claim, decode
@@ -61,13 +62,32 @@ class AuditRecords:
             raise ValueError(f"{name}: every record must hold as many values as the others")
         return cast(npt.NDArray[Any], flat.reshape(rows, -1))
 
+    def first(self, name: str) -> npt.NDArray[Any]:
+        """The first value of each list [N]; widths may differ."""
+        values = self.table[name].combine_chunks()
+        return cast(npt.NDArray[Any], values.values.to_numpy()[values.offsets.to_numpy()[:-1]])
+
+    def last(self, name: str) -> npt.NDArray[Any]:
+        """The last value of each list [N]; widths may differ."""
+        values = self.table[name].combine_chunks()
+        return cast(npt.NDArray[Any], values.values.to_numpy()[values.offsets.to_numpy()[1:] - 1])
+
     def where(self, mask: npt.NDArray[np.bool_]) -> AuditRecords:
         """The records under a mask [N]; `lost` stays, since it belongs to the time."""
         return AuditRecords(self.table.filter(pa.array(mask)), self.lost)
 
     def of_model(self, digest: str) -> AuditRecords:
-        """The records that were made with this model artifact."""
-        return self.where(self.column("model_digest") == digest)
+        """The records that were made with this model artifact, all with as many exits.
+
+        Those of another shape than most cannot be the artifact's, whatever they say; they count as
+        lost.
+        """
+        ours = self.where(self.column("model_digest") == digest)
+        widths = pc.list_value_length(ours.table["scores"]).to_numpy()
+        if not len(widths) or (widths == widths[0]).all():
+            return ours
+        odd = widths != np.bincount(widths).argmax()
+        return AuditRecords(ours.where(~odd).table, ours.lost + int(odd.sum()))
 
     def with_inputs(self) -> AuditRecords:
         """The records that kept their input."""

@@ -1,9 +1,11 @@
 """MLflow: a TuningRun as an experiment run, a policy as a registered model version.
 
-Called by `tune` (writes a run, registers the policy) and, through `promotion`, by the watch loop
-(moves the aliases `candidate` and `stable`). A policy is data: its canonical bytes are the artifact
-`policy.json`, and nothing here pickles or runs code. MLflow away raises `Unavailable`, which
-callers meet with patience: serving never waits for it.
+Called by `tune` (writes a run, registers the policy) and, through `promotion` and `open_runs`, by
+the watch loop (moves the aliases `candidate` and `stable`, ends runs that nobody else will). A
+policy is data: its canonical bytes are the artifact `policy.json`, and nothing here pickles or runs
+code. MLflow away raises `Unavailable`, which callers meet with patience: serving never waits for
+it. What MLflow refuses raises `Refused`. What a person deleted there and a new run needs (the
+experiment, the run of a restarted Job) is restored.
 
 Leaves out history of aliases, which MLflow does not keep: the ledger does.
 """
@@ -11,14 +13,15 @@ Leaves out history of aliases, which MLflow does not keep: the ledger does.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from trimwheel_api import names
-from trimwheel_api.errors import Unavailable
+from trimwheel_api.errors import Refused, Unavailable
 from trimwheel_api.policy import Policy
 from trimwheel_pipelines.knobs import Params
 from trimwheel_pipelines.settings import Settings
@@ -26,6 +29,8 @@ from trimwheel_pipelines.settings import Settings
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from mlflow import MlflowClient
+
+log = logging.getLogger(__name__)
 
 SCHEMA_TAG = "trimwheel.schema"
 SHA_TAG = "sha256"
@@ -36,6 +41,14 @@ CERTIFICATE_FILE = "certificate.json"
 _MLFLOW_PARENT = "mlflow.parentRunId"
 _MLFLOW_NAME = "mlflow.runName"
 _MLFLOW_NOTE = "mlflow.note.content"
+OUTCOME_TAG = "trimwheel.outcome"
+"""Tag of a run that ended without a result of its own: why."""
+REMEDY = (
+    "If a person deleted the experiment or the run: `mlflow experiments restore -x ID`, "
+    "`mlflow runs restore --run-id ID`, then create the TuningRun again"
+)
+RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
+_SEARCH_PAGE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +72,18 @@ class Trial:
     ended: bool  # False: it failed
 
 
+@dataclass(frozen=True, slots=True)
+class OpenRun:
+    """A run that MLflow shows as running. `uid` is its TuningRun's, empty for a nested trial."""
+
+    run_id: str
+    uid: str
+    parent: str
+    started: float  # Unix seconds
+
+
 class Registry:
-    """One MLflow. Every call raises Unavailable while it is away."""
+    """One MLflow. Every call raises Unavailable while it is away, Refused when it will not."""
 
     def __init__(self, uri: str, link: str = "") -> None:
         """`uri`: tracking address; `link`: root of pages for people, `uri` if empty."""
@@ -78,14 +101,22 @@ class Registry:
         self, namespace: str, model: str, run: str, uid: str, params: Mapping[str, Any]
     ) -> RunRef:
         """The parent run of a TuningRun; the same one again after a restart."""
+        from mlflow.entities import LifecycleStage, ViewType
+
         with self._answering():
             experiment = names.experiment_name(namespace, model)
             experiment_id = self._experiment(experiment)
             found = self._client.search_runs(
-                [experiment_id], f"tags.`{UID_TAG}` = '{uid}'", max_results=1
+                [experiment_id],
+                f"tags.`{UID_TAG}` = '{uid}'",
+                run_view_type=ViewType.ALL,
+                max_results=1,
             )
             if found:
                 run_id = found[0].info.run_id
+                if found[0].info.lifecycle_stage == LifecycleStage.DELETED:
+                    log.warning("MLflow run %s was deleted. Restoring it.", run_id)
+                    self._client.restore_run(run_id)
                 self._client.update_run(run_id, status="RUNNING")
             else:
                 tags = {names.TAG_TUNING_RUN: f"{namespace}/{run}", UID_TAG: uid}
@@ -154,6 +185,34 @@ class Registry:
             self._client.set_tag(ref.run_id, _MLFLOW_NOTE, note)
             self._client.set_terminated(ref.run_id, "FINISHED" if ended else "FAILED")
 
+    def abandon_run(self, run_id: str, status: RunStatus, outcome: str, note: str) -> None:
+        """End a run that has no result, with the reason as a tag and a sentence on its page."""
+        with self._answering():
+            self._client.set_tag(run_id, OUTCOME_TAG, outcome)
+            self._client.set_tag(run_id, _MLFLOW_NOTE, note)
+            self._client.set_terminated(run_id, status)
+
+    def open_runs(self, namespace: str, model: str) -> list[OpenRun]:
+        """Runs of a model's experiment that MLflow shows as running."""
+        from mlflow.entities import LifecycleStage
+
+        with self._answering():
+            found = self._client.get_experiment_by_name(names.experiment_name(namespace, model))
+            if found is None or found.lifecycle_stage == LifecycleStage.DELETED:
+                return []
+            running = self._client.search_runs(
+                [found.experiment_id], "attributes.status = 'RUNNING'", max_results=_SEARCH_PAGE
+            )
+        return [
+            OpenRun(
+                run.info.run_id,
+                run.data.tags.get(UID_TAG, ""),
+                run.data.tags.get(_MLFLOW_PARENT, ""),
+                run.info.start_time / 1000.0,
+            )
+            for run in running
+        ]
+
     def alias(self, namespace: str, model: str, alias: str) -> str:
         """The version behind an alias, empty when nothing carries it."""
         from mlflow.exceptions import RestException
@@ -175,6 +234,13 @@ class Registry:
                 names.registered_policy_name(namespace, model), alias, version
             )
 
+    def remove_alias(self, namespace: str, model: str, alias: str) -> None:
+        """Take an alias off whatever carries it."""
+        with self._answering():
+            self._client.delete_registered_model_alias(
+                names.registered_policy_name(namespace, model), alias
+            )
+
     def version_of(self, namespace: str, model: str, digest: str) -> str:
         """The newest version that holds a policy digest, empty when there is none."""
         name = names.registered_policy_name(namespace, model)
@@ -184,10 +250,16 @@ class Registry:
         return str(max(same)) if same else ""
 
     def _experiment(self, name: str) -> str:
+        from mlflow.entities import LifecycleStage
+
         found = self._client.get_experiment_by_name(name)
-        if found is not None:
-            return str(found.experiment_id)
-        return str(self._client.create_experiment(name))
+        if found is None:
+            return str(self._client.create_experiment(name))
+        if found.lifecycle_stage == LifecycleStage.DELETED:
+            # MLflow keeps the name of what was deleted, so no other one could be created.
+            log.warning("MLflow experiment %s was deleted. Restoring it.", name)
+            self._client.restore_experiment(found.experiment_id)
+        return str(found.experiment_id)
 
     def _registered_model(self, name: str) -> None:
         from mlflow.exceptions import MlflowException
@@ -226,7 +298,7 @@ class Registry:
 
     @contextmanager
     def _answering(self) -> Iterator[None]:
-        """Turn every way of not answering into Unavailable; a refusal stays MLflow's."""
+        """Turn every way of not answering into Unavailable, and a refusal into Refused."""
         import requests
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import OperationalError
@@ -235,9 +307,10 @@ class Registry:
             yield
         except MlflowException as error:
             # A server that was not reached is reported as an internal error of the client.
+            said = f"MLflow at {self._uri}: {error.message.splitlines()[0]}"
             if error.get_http_status_code() < 500:
-                raise
-            raise Unavailable(f"MLflow at {self._uri}: {error.message.splitlines()[0]}") from error
+                raise Refused(f"{said}. {REMEDY}") from error
+            raise Unavailable(said) from error
         except (requests.RequestException, OperationalError, OSError) as error:
             raise Unavailable(f"MLflow at {self._uri}: {error}") from error
 

@@ -1,4 +1,4 @@
-"""Deletes audit records: by age, and by tenant.
+"""Deletes audit records: by age, by tenant, and altogether.
 
 The watch loop calls `purge` with each model's `audits.retention`; a person calls `forget` through
 `trimwheel records delete --tenant`. Segments are immutable, so forgetting rewrites: the file
@@ -53,6 +53,20 @@ def forget(reader: RecordReader, tenant: str) -> int:
     gone = sum(_rewrite(system, reader, segment, tenant) for segment in reader.segments())
     reader.files.forget()
     return gone
+
+
+def erase(reader: RecordReader) -> int:
+    """Delete a model's folder with all that is in it; returns how many records, by their names."""
+    system, folder = reader.files.open()
+    files = [one for day in reader.files.days() for one in day.files]
+    held = sum(one.count for one in (*files, *reader.files.aside()))
+    try:
+        with answering(reader.root):
+            system.rm(folder, recursive=True)
+    except FileNotFoundError:
+        log.debug("%s holds nothing.", folder)
+    reader.files.forget()
+    return held
 
 
 def _rewrite(system: Any, reader: RecordReader, segment: Segment, tenant: str) -> int:

@@ -33,6 +33,8 @@ _CODECS: Final = ("UNCOMPRESSED", "SNAPPY", "ZSTD")
 _ENCODINGS: Final = {0: "PLAIN", 2: "PLAIN_DICTIONARY", 3: "RLE", 8: "RLE_DICTIONARY"}
 """Those whose output is bounded by the page, or by a dictionary that is measured before it is used.
 A delta encoding can repeat a megabyte in two bytes."""
+_LATEST: Final = 4_102_444_800.0  # 2100-01-01
+_RANGES: Final = (("time", 0.0, _LATEST), ("u", 0.0, 1.0), ("propensity", 0.0, 1.0))
 _TEXT: Final = tuple(field.name for field in SCHEMA if pa.types.is_string(field.type))
 
 
@@ -184,7 +186,28 @@ def _cast(table: pa.Table, limits: SegmentLimits) -> pa.Table:
             _at_most("segment.decodedBytes", expanded, limits.decoded_bytes)
     decoded = table.select(SCHEMA.names).cast(SCHEMA)
     decoded.validate(full=True)
+    for name, low, high in _RANGES:
+        values = decoded[name].to_numpy()
+        # NaN is in no range.
+        if not ((values >= low) & (values <= high)).all():
+            raise InvalidInput(f"segment.{name}", f"must lie in [{low:g}, {high:g}]", "another")
+    _check_lists(decoded)
     return decoded
+
+
+def _check_lists(table: pa.Table) -> None:
+    """One exit at least, as many in every record, and one prediction more for full depth."""
+    if not len(table):
+        return
+    scores, predictions = (pc.list_value_length(table[name]) for name in ("scores", "predictions"))
+    widths = pc.min_max(scores).as_py(), pc.min_max(predictions).as_py()
+    low, high = (widths[0][end] for end in ("min", "max"))
+    if low != high or low < 1 or widths[1] != {"min": low + 1, "max": low + 1}:
+        raise InvalidInput(
+            "segment.scores",
+            "must have one value for each exit in every record, and segment.predictions one more",
+            widths,
+        )
 
 
 def _text_bytes(chunk: Any) -> int:

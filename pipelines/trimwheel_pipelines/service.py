@@ -17,6 +17,7 @@ from trimwheel_pipelines import kube
 from trimwheel_pipelines.exposition import Heartbeat, PipelinesMetrics, serve
 from trimwheel_pipelines.ledger import Ledger
 from trimwheel_pipelines.loop import HANG_LIMIT, Loop
+from trimwheel_pipelines.open_runs import OpenRuns
 from trimwheel_pipelines.promotion import Aliases
 from trimwheel_pipelines.registry import registry_of
 from trimwheel_pipelines.settings import Settings
@@ -67,6 +68,7 @@ def loop_of(settings: Settings, exposed: PipelinesMetrics, heartbeat: Heartbeat)
         aliases=None,
         exposed=exposed,
         heartbeat=heartbeat,
+        keep_deleted=settings.keep_deleted,
         operator_user=names.service_account_user(
             settings.release_namespace, names.OPERATOR_ACCOUNT
         ),
@@ -83,3 +85,4 @@ def attach_ledger(loop: Loop, settings: Settings) -> None:
     registry = registry_of(settings)
     if registry is not None:
         loop.aliases = Aliases(registry, loop.ledger)
+        loop.open_runs = OpenRuns(registry)

@@ -14,6 +14,7 @@ from trimwheel_api import names
 from trimwheel_api.environment import Environment
 
 LOCAL_RAY = "local"
+KEEP_DELETED = 7 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,9 @@ class Settings:
 
     records_uri: str = ""
     """fsspec root of the audit records, shared with the workers."""
+
+    keep_deleted: float = KEEP_DELETED
+    """Seconds that records outlive their model; a model's own shorter retention holds as well."""
 
     ledger_url: str = ""
     """SQLAlchemy address of the ledger: sqlite:////path/file.db or postgresql+psycopg://..."""
@@ -78,6 +82,7 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> Settings:
         mlflow_tracking_uri=given.text("MLFLOW_TRACKING_URI"),
         mlflow_public_url=given.text("MLFLOW_PUBLIC_URL"),
         records_uri=given.text("TRIMWHEEL_RECORDS_URI"),
+        keep_deleted=given.span("TRIMWHEEL_RECORDS_KEEP_DELETED", usual.keep_deleted),
         ledger_url=given.text("TRIMWHEEL_LEDGER_URL"),
         ray_address=given.text("TRIMWHEEL_RAY_ADDRESS"),
         ray_cpus=given.count("TRIMWHEEL_RAY_CPUS", usual.ray_cpus),

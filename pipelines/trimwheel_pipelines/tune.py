@@ -22,8 +22,9 @@ from trimwheel_pipelines.certificate import Certificate
 from trimwheel_pipelines.certifying import Model, Winner, certify_proposals, measure
 from trimwheel_pipelines.collecting import Collector, SearchData
 from trimwheel_pipelines.knobs import search_space
+from trimwheel_pipelines.open_runs import GONE
 from trimwheel_pipelines.publishing import publish_policy, request_rollout
-from trimwheel_pipelines.registry import CERTIFICATE_FILE, RunRef
+from trimwheel_pipelines.registry import CERTIFICATE_FILE, RunRef, RunStatus
 from trimwheel_pipelines.study import (
     Study,
     TrialRecord,
@@ -72,31 +73,57 @@ def tune(world: World, namespace: str, name: str) -> str:
 
 
 def _played(world: World, reporter: Reporter, run: TuningRun) -> str:
-    """Play the run; every failure becomes its outcome."""
+    """Play the run; every failure becomes its outcome, in MLflow too."""
+    tuning: Tuning | None = None
     try:
         model = world.patience.call(
             "Reading the AdaptiveModel",
             lambda: world.objects.get(AdaptiveModel, run.metadata.namespace, run.spec.model),
         )
         if model is not None:
-            return Tuning(world, reporter, model, plan_of(run, model)).play()
+            tuning = Tuning(world, reporter, model, plan_of(run, model))
+            return tuning.play()
         message = f"spec.model: there is no AdaptiveModel {run.spec.model!r}"
         reporter.finish(Reason.FAILED, Reason.MODEL_NOT_FOUND, message)
     except Gone:
+        _abandon(tuning, "KILLED", GONE, "The TuningRun was deleted.")
         raise
     except NotEnoughData as error:
-        reporter.finish(Reason.FAILED, Reason.TOO_FEW_RECORDS, f"{error}; the incumbent stays")
+        text = f"{error}; the incumbent stays"
+        _abandon(tuning, "FAILED", Reason.TOO_FEW_RECORDS, text)
+        reporter.finish(Reason.FAILED, Reason.TOO_FEW_RECORDS, text)
     except Superseded as error:
+        _abandon(tuning, "KILLED", Reason.SUPERSEDED, str(error))
         reporter.finish(Reason.FAILED, Reason.SUPERSEDED, str(error))
+    except SpecInvalid as error:
+        text = f"{error}; the incumbent stays"
+        _abandon(tuning, "FAILED", Reason.INVALID_SPEC, text)
+        reporter.finish(Reason.FAILED, Reason.INVALID_SPEC, text)
     except TrimwheelError as error:
         log.exception("The TuningRun failed.")
-        reporter.finish(Reason.FAILED, Reason.FAILED, f"{error}; the incumbent stays")
+        text = f"{error}; the incumbent stays"
+        _abandon(tuning, "FAILED", Reason.FAILED, text)
+        reporter.finish(Reason.FAILED, Reason.FAILED, text)
     except Exception as error:
         # A defect: told where people look, then raised, so that the Job fails loudly as well.
         text = f"{type(error).__name__}: {error}; the incumbent stays"
+        _abandon(tuning, "FAILED", Reason.FAILED, text)
         reporter.finish(Reason.FAILED, Reason.FAILED, text)
         raise
     return Reason.FAILED
+
+
+def _abandon(tuning: Tuning | None, status: RunStatus, outcome: str, note: str) -> None:
+    """End the MLflow run of a TuningRun without a result, if one was opened; one try.
+
+    Whatever MLflow answers, the outcome goes to the status: the watch loop ends what stays open.
+    """
+    if tuning is None or tuning.opened is None or tuning.world.registry is None:
+        return
+    try:
+        tuning.world.registry.abandon_run(tuning.opened.run_id, status, outcome, note)
+    except TrimwheelError as error:
+        log.warning("The MLflow run stays open for now: %s", error)
 
 
 class Tuning:
@@ -105,6 +132,8 @@ class Tuning:
     def __init__(self, world: World, reporter: Reporter, model: AdaptiveModel, plan: Plan) -> None:
         self.world, self.reporter, self.spec, self.plan = world, reporter, model, plan
         self.collector = Collector(world, reporter, plan)
+        self.opened: RunRef | None = None
+        """The MLflow run, once there is one."""
 
     def play(self) -> str:
         """The whole procedure; returns the outcome."""
@@ -152,6 +181,7 @@ class Tuning:
             "Opening the MLflow run",
             lambda: registry.open_run(plan.namespace, plan.model, plan.run, plan.uid, params),
         )
+        self.opened = run
         self.reporter.phase(
             "Searching", f"MLflow: {run.url}", mlflow_url=run.url, mlflow_run_id=run.run_id
         )

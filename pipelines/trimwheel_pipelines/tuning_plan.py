@@ -7,10 +7,12 @@ finalists share delta.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from trimwheel_api import names
+from trimwheel_api.errors import PolicyInvalid, SpecInvalid
 from trimwheel_api.kinds import AdaptiveModel, AdaptivePolicy, TuningRun
 from trimwheel_api.kinds.adaptive_policy import Certificate as CertificateSpec
 from trimwheel_api.policy import DENSE, Policy, parse_policy
@@ -34,6 +36,8 @@ OPENS_AFTER = 1.0
 """Seconds after a run's creation at which its certifying window opens: `creationTimestamp` is cut
 to seconds, and an alarm was raised by audits before it."""
 _NAME_LIMIT = 63
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -82,8 +86,12 @@ class Plan:
 
 
 def plan_of(run: TuningRun, model: AdaptiveModel) -> Plan:
-    """The numbers of a run: its own, or the model's where it leaves them open."""
+    """The numbers of a run: its own, or the model's where it leaves them open.
+
+    Raises SpecInvalid for a promise that no number of audits can certify.
+    """
     tuning, objectives = model.spec.tuning, model.spec.objectives
+    check_promise(run, model)
     created = instant(run.metadata.creation_timestamp).timestamp()
     confidence = 1.0 - float(objectives.confidence)
     timeout = seconds(run.spec.budget.timeout or tuning.timeout)
@@ -112,6 +120,25 @@ def plan_of(run: TuningRun, model: AdaptiveModel) -> Plan:
     )
 
 
+def check_promise(run: TuningRun, model: AdaptiveModel) -> None:
+    """Raise SpecInvalid, naming the field, unless epsilon and delta lie inside (0, 1)."""
+    risk, objectives = run.spec.risk, model.spec.objectives
+    epsilon = ("TuningRun spec.risk.epsilon", risk.epsilon) if risk.epsilon else (
+        "AdaptiveModel spec.objectives.maxDisagreement", objectives.max_disagreement
+    )  # fmt: skip
+    delta = ("TuningRun spec.risk.delta", risk.delta) if risk.delta else (
+        "AdaptiveModel spec.objectives.confidence", objectives.confidence
+    )  # fmt: skip
+    for field, value in (epsilon, delta):
+        if not 0.0 < float(value) < 1.0:
+            raise SpecInvalid(
+                field,
+                "must be above 0 and below 1: no audits prove a promise without a margin",
+                value,
+                "Create a new TuningRun with a value such as 0.02.",
+            )
+
+
 def window_opens(run: TuningRun) -> float:
     """When a run's certifying window opens at the earliest, Unix seconds."""
     return instant(run.metadata.creation_timestamp).timestamp() + OPENS_AFTER
@@ -130,17 +157,30 @@ class Incumbent:
 
 
 def incumbent_of(model: AdaptiveModel, policies: list[AdaptivePolicy], reason: str) -> Incumbent:
-    """The incumbent of a run; a policy that is gone counts as dense."""
-    documents = {policy.name: parse_policy(policy.spec.policy) for policy in policies}
+    """The incumbent of a run; a policy that is gone, or cannot be read, counts as dense."""
+    by_name = {policy.name: policy for policy in policies}
     status = model.status
-    served = documents.get(status.stable.policy, DENSE) if status.stable else DENSE
-    promoted = documents.get(status.intended.policy, served) if status.intended else served
+    served = _document(by_name.get(status.stable.policy), DENSE) if status.stable else DENSE
+    promoted = served
+    if status.intended:
+        promoted = _document(by_name.get(status.intended.policy), served)
     certificate = status.certificate
     valid = certificate is not None and certificate.state == "Valid"
     if reason == names.Reason.HARMFUL or not valid:
         served = DENSE
     expires = certificate.expires_at if certificate is not None and valid else ""
     return Incumbent(served, promoted, expires)
+
+
+def _document(policy: AdaptivePolicy | None, otherwise: Policy) -> Policy:
+    """The document of an object; only those that are needed are parsed, others may be broken."""
+    if policy is None:
+        return otherwise
+    try:
+        return parse_policy(policy.spec.policy)
+    except PolicyInvalid as error:
+        log.warning("AdaptivePolicy %s is left out: %s", policy.name, error)
+        return otherwise
 
 
 @dataclass(frozen=True)

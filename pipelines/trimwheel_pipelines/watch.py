@@ -63,9 +63,9 @@ class AuditLog:
             return
         fresh = np.empty(len(mine), _COLUMNS)
         fresh["time"] = mine.column("time")
-        fresh["wrong"] = mine.column("stable_prediction") != mine.matrix("predictions")[:, -1]
+        fresh["wrong"] = mine.column("stable_prediction") != mine.last("predictions")
         fresh["session"] = self._numbers(mine.column("session"))
-        fresh["score"] = mine.matrix("scores")[:, 0]
+        fresh["score"] = mine.first("scores")
         self._append(fresh)
 
     def stream(self) -> AuditStream:

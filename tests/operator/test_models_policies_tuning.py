@@ -434,3 +434,12 @@ def test_a_job_lives_in_the_release_and_points_back_by_labels() -> None:
     env = job["spec"]["template"]["spec"]["containers"][0]["env"]
     assert {"name": "MLFLOW_TRACKING_URI", "value": "http://mlflow"} in env
     assert json.dumps(job)
+
+
+@pytest.mark.parametrize("timeout", ["1h", "999999d", "999999999d999999999d"])
+def test_no_deadline_overflows_in_a_job(promoted: World, timeout: str) -> None:
+    """The Job controller counts nanoseconds in 64 bits: 292 years are "exceeded" at once."""
+    promoted.tuning("t")
+    job = tuning_job(promoted.observe().runs[0], timeout, Settings())
+    deadline = job["spec"]["activeDeadlineSeconds"]
+    assert 3600 < deadline < 2**31 and deadline * 10**9 < 2**63

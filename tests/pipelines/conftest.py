@@ -230,6 +230,12 @@ class MemoryObjects:
     def delete(self, observed: Any) -> None:
         self.stored.pop((observed.kind, observed.metadata.namespace, observed.metadata.name), None)
 
+    def names(self, kind: type[Any]) -> set[tuple[str, str]]:
+        return {(where, called) for (name, where, called) in self.stored if name == kind.__name__}
+
+    def account_uid(self) -> str:
+        return "account-1"
+
     def whoami(self) -> str:
         return names.service_account_user(names.RELEASE_NAMESPACE, names.TUNING_ACCOUNT)
 

@@ -254,6 +254,9 @@ class MemoryRegistry:
         self.aliases[alias] = version
         self.moves += 1
 
+    def remove_alias(self, namespace: str, model: str, alias: str) -> None:
+        del self.aliases[alias]
+
 
 def test_a_promotion_moves_the_alias_after_the_ledger_knows(
     stage: Any, loop: Loop, model: Any

@@ -139,7 +139,10 @@ def test_lists_become_matrices_and_mixed_widths_are_refused(store: Store) -> Non
     assert found.matrix("scores").shape == (2, EXITS)
     np.testing.assert_allclose(found.matrix("scores")[1], [0.1, 0.5, 0.9])
     assert found.where(np.array([False, True])).matrix("predictions").tolist() == [[1, 1, 2, 2]]
-    store.write(rows([3.0], scores=[[0.1]]))
+    store.write(rows([3.0], scores=[[0.1]], predictions=[[1, 2]]))
+    mixed = store.reader().read_new()
+    np.testing.assert_allclose(mixed.first("scores"), [0.1, 0.1, 0.1])
+    assert mixed.last("predictions").tolist() == [2, 2, 2]
     with pytest.raises(ValueError, match="scores"):
         store.reader().read_new().matrix("scores")
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,14 @@ import pytest
 import requests
 
 from trimwheel_api import names
-from trimwheel_api.errors import Unavailable
-from trimwheel_api.kinds import AdaptivePolicy
+from trimwheel_api.errors import Refused, Unavailable
+from trimwheel_api.kinds import AdaptiveModel, AdaptivePolicy, TuningRun
+from trimwheel_api.kinds.tuning_run import TuningRunSpec
 from trimwheel_api.policy import digest_of, parse_policy
+from trimwheel_pipelines.open_runs import OpenRuns
 from trimwheel_pipelines.patience import Patience
 from trimwheel_pipelines.registry import Registry
+from trimwheel_pipelines.view import View
 
 pytestmark = pytest.mark.slow
 PORT = 21080 + int(os.environ.get("TRIMWHEEL_TEST_INDEX", "4"))
@@ -163,6 +166,72 @@ def test_a_whole_run_is_an_mlflow_users_own_project(
     assert digest_of(stored) == status.policy_digest
     text = Path(client.download_artifacts(parent.info.run_id, "certificate.json")).read_text()
     assert json.loads(text)["outcome"] == "Certified"
+
+
+def test_an_alias_is_taken_off_again(server: Server) -> None:
+    registry = Registry(URL)
+    run = registry.open_run("shop", "five", "t", "uid-6", {})
+    version = registry.register(run, "shop", "five", POLICY, "")
+    registry.move_alias("shop", "five", names.ALIAS_CANDIDATE, version)
+    registry.remove_alias("shop", "five", names.ALIAS_CANDIDATE)
+    assert registry.alias("shop", "five", names.ALIAS_CANDIDATE) == ""
+
+
+def test_a_deleted_experiment_or_run_is_restored_by_the_next_run(
+    server: Server, client: Any
+) -> None:
+    registry = Registry(URL)
+    first = registry.open_run("shop", "six", "t", "uid-7", {})
+    client.delete_experiment(first.experiment_id)
+    second = registry.open_run("shop", "six", "u", "uid-8", {})
+    assert second.experiment_id == first.experiment_id
+    assert client.get_experiment(first.experiment_id).lifecycle_stage == "active"
+    client.delete_run(second.run_id)
+    assert registry.open_run("shop", "six", "u", "uid-8", {}) == second
+    registry.log_results(second, {"cost": 0.5}, {})
+
+
+def test_what_mlflow_refuses_is_said_with_its_remedy(server: Server, client: Any) -> None:
+    registry = Registry(URL)
+    run = registry.open_run("shop", "seven", "t", "uid-9", {})
+    client.delete_run(run.run_id)
+    with pytest.raises(Refused, match=r"mlflow runs restore"):
+        registry.log_results(run, {"cost": 0.5}, {})
+
+
+def test_a_superseded_run_ends_in_mlflow_and_says_why(
+    server: Server, client: Any, stage: Any, model: Any
+) -> None:
+    registry = Registry(URL)
+    stage.with_registry(registry)
+    stage.declare(model.digest)
+    stage.traffic.write(400, stage.now.timestamp() - 100)
+
+    def harm() -> None:
+        spec = TuningRunSpec.model_validate({"model": "intent", "reason": "Harmful"})
+        stage.objects.put(TuningRun, "zz-harm", spec)
+
+    stage.while_waiting = [harm]
+    assert stage.start() == "Failed"
+    assert stage.condition(names.STALLED) == ("True", "Superseded")
+    run = client.get_run(stage.run.status.mlflow_run_id)
+    assert run.info.status == "KILLED" and run.data.tags["trimwheel.outcome"] == "Superseded"
+    assert "zz-harm" in run.data.tags["mlflow.note.content"]
+
+
+def test_a_run_whose_job_was_killed_is_ended_by_the_loop(server: Server, client: Any) -> None:
+    registry = Registry(URL)
+    run = registry.open_run("shop", "eight", "t", "uid-of-a-deleted-run", {})
+    source = {"model": {"uri": "file:///m", "digest": "sha256:" + "0" * 64}}
+    model = AdaptiveModel.model_validate(
+        {"metadata": {"name": "eight", "namespace": "shop"}, "spec": source}
+    )
+    now = datetime.now(UTC) + timedelta(minutes=5)
+    OpenRuns(registry).end_stale(View(model, (), (), (), now))
+    ended = client.get_run(run.run_id)
+    assert ended.info.status == "KILLED" and ended.data.tags["trimwheel.outcome"] == "Gone"
+    assert registry.open_runs("shop", "eight") == []
+    assert registry.open_runs("shop", "never-there") == []
 
 
 def test_mlflow_away_is_waited_for_and_nothing_uncertified_is_made(

@@ -88,6 +88,10 @@ def incompressible() -> bytes:
     return b"PAR1" + bytes(LIMITS.file_bytes) + b"PAR1"
 
 
+def with_values(**columns: Any) -> Callable[[], bytes]:
+    return lambda: written(repeated(2, **columns))
+
+
 HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "600,000 rows named as 500": (many_rows, "segment.rows"),
     "text that a dictionary repeats": (long_text_in_a_dictionary, "segment.decodedBytes"),
@@ -99,6 +103,13 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "a large footer": (large_footer, "segment.footerBytes"),
     "a footer longer than the file": (lying_about_the_footer, "segment.footerBytes"),
     "a file beyond the limit": (incompressible, "segment.fileBytes"),
+    "a time that is no number": (with_values(time=[1.0, float("nan")]), "segment.time"),
+    "a time beyond all calendars": (with_values(time=[1.0, 1e300]), "segment.time"),
+    "a propensity above 1": (with_values(propensity=[0.5, 2.0]), "segment.propensity"),
+    "an infinite hash": (with_values(u=[0.5, float("inf")]), "segment.u"),
+    "records of two shapes": (with_values(scores=[[0.1, 0.2, 0.3], [0.1]]), "segment.scores"),
+    "no exits": (with_values(scores=[[], []], predictions=[[1], [1]]), "segment.scores"),
+    "no prediction of full depth": (with_values(predictions=[[1, 1, 1]] * 2), "segment.scores"),
     "empty": (lambda: b"", "segment"),
     "a mark alone": (lambda: b"PAR1", "segment"),
 }

@@ -8,6 +8,8 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+import pytest
+
 from trimwheel_api import names
 from trimwheel_api.kinds import AdaptiveModel, AdaptivePolicy, PolicyRollout, TuningRun
 from trimwheel_api.kinds.adaptive_model import AdaptiveModelStatus
@@ -256,3 +258,27 @@ def test_a_deleted_run_ends_its_job(stage: Any, model: LoadedModel) -> None:
 def test_a_run_without_its_model_says_so(stage: Any) -> None:
     assert stage.start() == "Failed"
     assert stage.condition(names.STALLED) == ("True", "ModelNotFound")
+
+
+@pytest.mark.parametrize(
+    ("run", "objectives", "field"),
+    [
+        ({"risk": {"epsilon": "0"}}, {}, "TuningRun spec.risk.epsilon"),
+        ({"risk": {"epsilon": "1"}}, {}, "TuningRun spec.risk.epsilon"),
+        ({"risk": {"delta": "0"}}, {}, "TuningRun spec.risk.delta"),
+        ({"risk": {"delta": "1"}}, {}, "TuningRun spec.risk.delta"),
+        ({}, {"maxDisagreement": "0"}, "AdaptiveModel spec.objectives.maxDisagreement"),
+        ({}, {"confidence": "1"}, "AdaptiveModel spec.objectives.confidence"),
+        ({}, {"confidence": "0"}, "AdaptiveModel spec.objectives.confidence"),
+    ],
+)
+def test_a_promise_that_nothing_can_prove_is_refused_before_a_record_is_read(
+    stage: Any, model: LoadedModel, run: Any, objectives: Any, field: str
+) -> None:
+    stage.declare(model.digest, objectives={"maxDisagreement": "0.1"} | objectives)
+    began = stage.now
+    assert stage.start(**run) == "Failed"
+    assert stage.now == began, "nothing was waited for"
+    assert stage.condition(names.STALLED) == ("True", "InvalidSpec")
+    message = stage.run.status.condition(names.STALLED).message
+    assert message.startswith(field + ": must be above 0 and below 1") and "but got" in message
