@@ -19,6 +19,9 @@ message, CLI line) says the same four things.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Collection
+
 
 class TrimwheelError(Exception):
     """Base of all errors that Trimwheel raises on purpose."""
@@ -36,17 +39,16 @@ class InvalidInput(TrimwheelError):
 
     def sentence(self) -> str:
         """`field: rule, but got value. remedy`"""
-        text = f"{self.field}: {self.rule}, but got {_shorten(self.value)}"
+        text = f"{self.field}: {self.rule}, but got {quote(self.value)}"
         return f"{text}. {self.remedy}" if self.remedy else text
 
+    def details(self) -> dict[str, object]:
+        """What a program reads of the error, beside the sentence for a person."""
+        return {"field": self.field, "rule": self.rule, "value": quote(self.value)}
+
     def as_body(self) -> dict[str, object]:
-        """The error object of the HTTP interface."""
-        return {
-            "field": self.field,
-            "rule": self.rule,
-            "value": _shorten(self.value),
-            "message": self.sentence(),
-        }
+        """Details and sentence in one object: the error of a verb with `-o json`."""
+        return self.details() | {"message": self.sentence()}
 
 
 class PolicyInvalid(InvalidInput):
@@ -99,6 +101,44 @@ class SetupFailed(TrimwheelError):
     """A prerequisite of the machine is missing; the message says which and how to get it."""
 
 
-def _shorten(value: object, limit: int = 120) -> str:
-    text = repr(value)
-    return text if len(text) <= limit else text[: limit - 3] + "..."
+_QUOTE_CHARACTERS = 120
+_QUOTE_ITEMS = 6
+_QUOTE_DEPTH = 3
+_LONGEST_NUMBER = 400
+"""Bits of an integer that is written out; Python refuses to write very long ones."""
+
+
+def quote(value: object) -> str:
+    """A value as an error repeats it: its repr, cut at 120 characters.
+
+    The work is bounded too, whatever the value: a megabyte of text or a list nested a thousand deep
+    costs as little as a word.
+    """
+    text = _bounded(value, _QUOTE_DEPTH)
+    return text if len(text) <= _QUOTE_CHARACTERS else text[: _QUOTE_CHARACTERS - 3] + "..."
+
+
+def _bounded(value: object, depth: int) -> str:
+    if isinstance(value, (str, bytes)):
+        return repr(value[:_QUOTE_CHARACTERS])
+    if isinstance(value, int) and value.bit_length() > _LONGEST_NUMBER:
+        return f"an integer of {value.bit_length()} bits"
+    if isinstance(value, dict):
+        return _bounded_items(value, "{}", depth)
+    if isinstance(value, list):
+        return _bounded_items(value, "[]", depth)
+    if isinstance(value, tuple):
+        return _bounded_items(value, "()", depth)
+    return repr(value)
+
+
+def _bounded_items(value: Collection[object], brackets: str, depth: int) -> str:
+    if depth == 0 and value:
+        return f"{brackets[0]}...{brackets[1]}"
+    some = list(itertools.islice(value, _QUOTE_ITEMS))
+    if isinstance(value, dict):
+        parts = [f"{_bounded(k, 0)}: {_bounded(value[k], depth - 1)}" for k in some]
+    else:
+        parts = [_bounded(item, depth - 1) for item in some]
+    more = ", ..." if len(value) > len(some) else "," * (brackets == "()" and len(some) == 1)
+    return f"{brackets[0]}{', '.join(parts)}{more}{brackets[1]}"

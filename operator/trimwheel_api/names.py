@@ -235,7 +235,9 @@ PARAM_DIGEST = "trimwheel_policy_digest"
 
 # --- ports ------------------------------------------------------------------------------------
 WORKER_PORT = 8080
-"""HTTP, probes and /metrics of a worker pod."""
+"""HTTP of a worker pod, for clients."""
+WORKER_PROBES_PORT = 8083
+"""Probes and /metrics of a worker pod, for the kubelet and Prometheus."""
 OPERATOR_METRICS_PORT = 8081
 PIPELINES_METRICS_PORT = 8082
 

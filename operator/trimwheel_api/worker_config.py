@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from pydantic import Field, ValidationError
 
+from trimwheel_api import names
 from trimwheel_api.errors import SetupFailed
 from trimwheel_api.kinds.adaptive_model import EngineSpec, Objectives
 from trimwheel_api.kinds.common import Spec
@@ -34,7 +35,10 @@ class WorkerConfig(Spec):
     objectives: Objectives = Field(default_factory=Objectives)
     keep_inputs: bool = Field(default=False, description="audits.inputs is sampled.")
     records_uri: str = Field(default="", description="fsspec root of audit records; empty: none.")
-    port: int = Field(default=8080)
+    port: int = Field(default=names.WORKER_PORT, description="HTTP, for clients.")
+    probes_port: int = Field(
+        default=names.WORKER_PROBES_PORT, description="Probes and /metrics, for the cluster."
+    )
 
 
 def from_environment(environ: Mapping[str, str] = os.environ) -> WorkerConfig:

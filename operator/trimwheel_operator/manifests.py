@@ -137,7 +137,7 @@ def _deployment(model: AdaptiveModel, settings: Settings) -> Json:
     """Pods are replaced in place: a GPU that is asked for twice at once deadlocks a full node."""
     annotations = {
         "prometheus.io/scrape": "true",
-        "prometheus.io/port": str(names.WORKER_PORT),
+        "prometheus.io/port": str(names.WORKER_PROBES_PORT),
         "prometheus.io/path": "/metrics",
     }
     return {
@@ -204,6 +204,7 @@ def _worker(model: AdaptiveModel, settings: Settings, mounts: list[Json]) -> Jso
         keep_inputs=spec.audits.inputs == "sampled",
         records_uri=settings.records_uri,
         port=names.WORKER_PORT,
+        probes_port=names.WORKER_PROBES_PORT,
     )
     return {
         "name": "worker",
@@ -219,7 +220,10 @@ def _worker(model: AdaptiveModel, settings: Settings, mounts: list[Json]) -> Jso
             {"name": "OMP_NUM_THREADS", "value": str(spec.engine.threads)},
             *(dict(one) for one in settings.worker_env),
         ],
-        "ports": [{"name": "http", "containerPort": names.WORKER_PORT, "protocol": "TCP"}],
+        "ports": [
+            {"name": "http", "containerPort": names.WORKER_PORT, "protocol": "TCP"},
+            {"name": "metrics", "containerPort": names.WORKER_PROBES_PORT, "protocol": "TCP"},
+        ],
         "resources": {
             key: value
             for key, value in (
@@ -238,7 +242,7 @@ def _worker(model: AdaptiveModel, settings: Settings, mounts: list[Json]) -> Jso
 
 def _probe(what: str, period: int, failures: int) -> Json:
     return {
-        "httpGet": {"path": f"/v2/health/{what}", "port": names.WORKER_PORT},
+        "httpGet": {"path": f"/v2/health/{what}", "port": names.WORKER_PROBES_PORT},
         "periodSeconds": period,
         "failureThreshold": failures,
         "timeoutSeconds": 3,

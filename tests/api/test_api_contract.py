@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 
 import pytest
 from hypothesis import given
@@ -176,3 +177,44 @@ def test_a_worker_reads_back_what_the_operator_wrote():
 def test_a_worker_without_its_configuration_says_who_sets_it():
     with pytest.raises(errors.SetupFailed, match=ENVIRONMENT):
         from_environment({})
+
+
+class _Slow:
+    def __repr__(self) -> str:
+        return "x" * 10_000
+
+
+def _deep() -> object:
+    value: object = []
+    for _ in range(100_000):
+        value = [value]
+    return value
+
+
+LARGE = {
+    "a text": lambda: "x" * 10**7,
+    "bytes": lambda: b"x" * 10**7,
+    "a list": lambda: list(range(10**6)),
+    "a list of texts": lambda: ["x" * 10**6] * 20,
+    "an object": lambda: {f"k{n}": "v" for n in range(10**5)},
+    "an object with long keys": lambda: {"k" * 10**6: 1},
+    "nesting": _deep,
+    "an integer": lambda: 10**5000,
+    "an object of ours": _Slow,
+}
+
+
+@pytest.mark.parametrize("make", LARGE.values(), ids=LARGE.keys())
+def test_quoting_costs_little_whatever_the_value(make):
+    value = make()
+    started = time.process_time()
+    text = errors.quote(value)
+    assert len(text) <= 120 and time.process_time() - started < 0.01
+
+
+SMALL = (None, 7, "x", [], {}, (), (1,), [1, 2], {"a": [True]}, b"x", 1.5)
+
+
+@pytest.mark.parametrize("value", SMALL)
+def test_a_small_value_is_quoted_as_python_writes_it(value):
+    assert errors.quote(value) == repr(value)

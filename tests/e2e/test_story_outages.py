@@ -342,7 +342,7 @@ def _workers(world: World) -> dict[str, str]:
 
 
 def _audits_counted(world: World, pod: str) -> int:
-    text = httpx.get(f"http://{_workers(world)[pod]}:{names.WORKER_PORT}/metrics").text
+    text = httpx.get(f"http://{_workers(world)[pod]}:{names.WORKER_PROBES_PORT}/metrics").text
     wanted = (
         rf'^{AUDITS.name}{{.*arm="stable".*}} (\S+)$',
         rf"^{RECORDS_DROPPED.name}{{.*}} (\S+)$",

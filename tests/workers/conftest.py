@@ -91,6 +91,7 @@ class WorkerProcess:
 
     folder: Path
     port: int
+    probes_port: int
     process: subprocess.Popen[bytes]
     client: httpx.Client = field(init=False)
 
@@ -117,7 +118,7 @@ class WorkerProcess:
         """Sum of the series of a metric whose labels match."""
         from prometheus_client.parser import text_string_to_metric_families
 
-        families = text_string_to_metric_families(self.client.get("/metrics").text)
+        families = text_string_to_metric_families(self.probe("/metrics").text)
         return sum(
             sample.value
             for family in families
@@ -137,6 +138,9 @@ class WorkerProcess:
             assert self.process.poll() is None, f"the worker ended: {self.log()}"
             time.sleep(0.05)
         raise AssertionError(f"not within {seconds} s: {self.log()}")
+
+    def probe(self, path: str) -> httpx.Response:
+        return httpx.get(f"http://127.0.0.1:{self.probes_port}{path}", timeout=10.0)
 
     def ready(self) -> bool:
         return self.client.get("/v2/health/ready").status_code == 200
@@ -168,30 +172,39 @@ def start_worker(
     started: list[WorkerProcess] = []
 
     def start(
-        value: dict[str, Any], *, wait: bool = True, notice: str = "200ms", **fields: Any
+        value: dict[str, Any],
+        *,
+        wait: bool = True,
+        notice: str = "200ms",
+        environ: dict[str, str] | None = None,
+        **fields: Any,
     ) -> WorkerProcess:
         model, digest = tiny_model
-        port = free_port()
+        port, probes_port = free_port(), free_port()
         config = {
             "model": "m", "namespace": "n", "modelDigest": digest, "modelPath": str(model),
             "statePath": str(tmp_path / "state"), "recordsUri": str(tmp_path / "records"),
-            "port": port,
+            "port": port, "probesPort": probes_port,
         }  # fmt: skip
-        environment = os.environ | {
-            "TRIMWHEEL_WORKER": json.dumps(config | fields),
-            "TRIMWHEEL_BIND": "127.0.0.1",
-            "TRIMWHEEL_RECORD_AGE": "500ms",
-            "TRIMWHEEL_DRAIN_NOTICE": notice,
-            "TRIMWHEEL_ASSIGNMENT_FILE": str(tmp_path / "assignment.json"),
-            "OMP_NUM_THREADS": "1",
-        }
+        environment = (
+            os.environ
+            | {
+                "TRIMWHEEL_WORKER": json.dumps(config | fields),
+                "TRIMWHEEL_BIND": "127.0.0.1",
+                "TRIMWHEEL_RECORD_AGE": "500ms",
+                "TRIMWHEEL_DRAIN_NOTICE": notice,
+                "TRIMWHEEL_ASSIGNMENT_FILE": str(tmp_path / "assignment.json"),
+                "OMP_NUM_THREADS": "1",
+            }
+            | (environ or {})
+        )
         (tmp_path / "assignment.json").write_text(json.dumps(value))
         with (tmp_path / "log").open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "trimwheel_workers", "serve"],
                 env=environment, stdout=log, stderr=log,
             )  # fmt: skip
-        worker = WorkerProcess(tmp_path, port, process)
+        worker = WorkerProcess(tmp_path, port, probes_port, process)
         started.append(worker)
         if wait:
             worker.wait(worker.ready)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -15,11 +16,12 @@ from hypothesis import strategies as st
 from trimwheel_api.policy import DENSE, parse_policy
 from trimwheel_api.worker_config import WorkerConfig
 from trimwheel_workers.arms import ModelShape, Snapshot, resident
-from trimwheel_workers.engine.frames import Kind
+from trimwheel_workers.engine.frames import Decoder, Kind, encode
 from trimwheel_workers.engine.status import Status
 from trimwheel_workers.front.app import make_app
+from trimwheel_workers.front.dispatch import FRAME_BYTES
 from trimwheel_workers.front.metrics import WorkerMetrics
-from trimwheel_workers.front.worker import Worker
+from trimwheel_workers.front.worker import STALL_SECONDS, Worker
 
 SHAPE = ModelShape("sha256:m", "sha256:s", 4, (1, 2, 3), 4, 2, 2, ("a", "b"))
 INFER = "/v2/models/m/infer"
@@ -56,7 +58,7 @@ async def test_before_an_engine_and_a_policy_it_is_live_but_not_ready(
         assert (await client.get(path)).status_code == 503
     answer = await client.post(INFER, json=make.body("x"))
     assert answer.status_code == 503 and answer.headers["retry-after"] == "1"
-    assert answer.json()["error"]["field"] == "worker"
+    assert answer.json()["details"]["field"] == "worker"
 
 
 async def test_it_is_ready_with_both_and_not_while_it_drains(
@@ -81,6 +83,11 @@ async def test_it_says_what_it_is(client: httpx.AsyncClient, worker: Worker) -> 
 REFUSALS = {
     "another model": ("POST", "/v2/models/x/infer", b"{}", {}, 404, "model"),
     "another model's metadata": ("GET", "/v2/models/x", b"", {}, 404, "model"),
+    "another version": ("POST", "/v2/models/m/versions/7/infer", b"{}", {}, 404, "version"),
+    "another version's state": ("GET", "/v2/models/m/versions/7/ready", b"", {}, 404, "version"),
+    "a body that is not gzip": ("POST", INFER, b"{}", {"content-encoding": "gzip"}, 400, "body"),
+    "an unknown encoding": ("POST", INFER, b"{}", {"content-encoding": "br"}, 415,
+                            "header content-encoding"),
     "no such path": ("GET", "/v3", b"", {}, 404, "path"),
     "a wrong method": ("GET", INFER, b"", {}, 405, "method"),
     "not JSON": ("POST", INFER, b"{", {}, 400, "body"),
@@ -98,8 +105,10 @@ async def test_a_refusal_has_one_shape(
 ) -> None:  # fmt: skip
     answer = await client.request(method, path, content=body, headers=headers)
     assert answer.status_code == code
-    error = answer.json()["error"]
-    assert set(error) == {"field", "rule", "value", "message"} and error["field"] == field
+    told = answer.json()
+    assert isinstance(told["error"], str), "stock clients print it"
+    assert set(told["details"]) == {"field", "rule", "value"}
+    assert told["details"]["field"] == field
 
 
 JSON = st.recursive(
@@ -141,7 +150,7 @@ def test_no_body_makes_a_server_error(make: Any) -> None:
         seen.add(answer.status_code)
         assert answer.status_code in (200, 400), answer.text
         if answer.status_code == 400:
-            assert answer.json()["error"]["field"]
+            assert answer.json()["details"]["field"]
 
     async def serving() -> tuple[Worker, httpx.AsyncClient]:
         config = WorkerConfig(model="m", namespace="n", model_digest="sha256:" + "a" * 64)
@@ -205,7 +214,7 @@ async def test_a_request_of_several_texts_is_taken_whole_or_not_at_all(
         client.post(INFER, json=make.body("x", "y")), client.post(INFER, json=make.body("x", "y"))
     )
     assert (first.status_code, second.status_code) == (503, 429)
-    assert "queue" in second.json()["error"]["message"] and len(sent) == 2
+    assert second.json()["error"] == "queue full: 2 of 3, the request adds 2" and len(sent) == 2
     assert (await client.post(INFER, json=make.body("x", "y", "z"))).status_code == 503, "it fits"
 
 
@@ -230,8 +239,59 @@ async def test_rows_that_the_engine_never_gives_back_are_given_up(
     worker.requests._limits = type(limits)(queue=9, deadline=0.05, slo=0.25)
     worker.requests._send = lambda kind, body: None
     answer = await client.post(INFER, json=make.body("x"))
-    assert answer.status_code == 503 and answer.json()["error"]["field"] == "request"
+    assert answer.status_code == 503 and answer.json()["details"]["field"] == "request"
     assert worker.requests.in_flight == 0
+
+
+async def test_an_engine_is_given_its_time_from_when_it_owes_an_answer(
+    client: httpx.AsyncClient, worker: Worker, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine that was idle for long is not late with its first batch, but a dead one is."""
+    in_force(worker)
+    killed: list[bool] = []
+    monkeypatch.setattr(worker.engine, "kill", lambda: killed.append(True))
+    limits = worker.requests._limits
+    worker.requests._limits = type(limits)(queue=9, deadline=0.05, slo=0.25)
+    worker.requests._send = lambda kind, body: None
+    worker.engine.heard_at = time.monotonic() - 1000
+    assert (await client.post(INFER, json=make.body("x"))).status_code == 503
+    assert not killed, "it has had 0.3 s"
+    worker.requests.owing_since -= STALL_SECONDS
+    assert (await client.post(INFER, json=make.body("x"))).status_code == 503
+    assert killed, "it still owes the first answer"
+
+
+async def test_requests_of_one_moment_make_frames_that_the_engine_can_read(
+    worker: Worker, make: Any
+) -> None:
+    in_force(worker)
+    frames: list[bytes] = []
+    worker.requests._send = lambda kind, body: frames.append(encode(kind, body))
+    text = "\U0001f600" * 65_536
+    for _ in range(30):
+        worker.requests.submit([text] * 15, "", "")
+    worker.requests.flush()
+    assert max(map(len, frames)) <= FRAME_BYTES + 6 * len(text)
+    decoder = Decoder()
+    rows = [row for frame in frames for _, body in decoder.feed(frame) for row in body[1]]
+    assert len(rows) == 450 and {row[1] for row in rows} == {text}
+    worker.requests.serving_lost()
+
+
+async def test_a_defect_is_an_answer_and_counted(
+    client: httpx.AsyncClient, worker: Worker, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_force(worker)
+
+    async def broken(*_: Any) -> Any:
+        raise RecursionError
+
+    monkeypatch.setattr(worker, "infer", broken)
+    transport = httpx.ASGITransport(app=make_app(worker), raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://worker") as made:
+        answer = await made.post(INFER, json=make.body("x"))
+    assert answer.status_code == 500 and "log" in answer.json()["error"]
+    assert sum(_series(worker, 'trimwheel_requests_total{arm="stable",code="500"').values()) == 1
 
 
 async def test_a_snapshot_on_the_wire_does_not_undo_a_trip(
@@ -252,12 +312,6 @@ async def test_a_snapshot_on_the_wire_does_not_undo_a_trip(
     assert worker.requests.serving is not None and worker.requests.target is not None
     assert (worker.requests.serving.version, worker.requests.serving.weight) == (3, 0)
     assert worker.requests.target.weight == 0
-
-
-async def test_metrics_are_text(client: httpx.AsyncClient) -> None:
-    answer = await client.get("/metrics")
-    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
-    assert "# TYPE trimwheel_requests_total counter" in answer.text
 
 
 def test_the_front_never_imports_torch() -> None:

@@ -11,12 +11,14 @@ from collections.abc import Callable
 from typing import Any
 
 import httpx
+import orjson
 import pyarrow.parquet as pq
 import pytest
 
 from trimwheel_api.cohorts import in_candidate
 from trimwheel_api.policy import DENSE
 from trimwheel_api.records import parse_segment_name
+from trimwheel_workers.front.worker import STALL_SECONDS
 
 pytestmark = pytest.mark.slow
 
@@ -281,3 +283,101 @@ def test_an_idle_worker_uses_next_to_no_processor(start_worker: Start, make: Any
     status = open(f"/proc/{worker.process.pid}/status").read()
     rss = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
     assert rss < 130_000, "kilobytes of the front"
+
+
+async def _timed(client: httpx.AsyncClient, url: str) -> tuple[int, float]:
+    started = time.monotonic()
+    answer = await client.get(url)
+    return answer.status_code, time.monotonic() - started
+
+
+async def _flood(url: str, content: bytes, connections: int, until: float, codes: set[int]) -> None:
+    async def one() -> None:
+        async with httpx.AsyncClient(timeout=30.0) as client:
+            while time.monotonic() < until:
+                codes.add((await client.post(url, content=content)).status_code)
+
+    await asyncio.gather(*(one() for _ in range(connections)))
+
+
+def _emoji() -> bytes:
+    """786 KB that are 196,608 characters: with 100 clients more than a frame may hold."""
+    return orjson.dumps(
+        {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [3],
+                     "data": ["\U0001f600" * 65_536] * 3}]}
+    )  # fmt: skip
+
+
+FLOODS = {
+    "786 KB of emoji": (100, _emoji, {200, 429, 503}),
+    "15 words of 65,536 letters": (
+        15,
+        lambda: orjson.dumps(
+            {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [15],
+                         "data": ["ab" * 32_768] * 15}]}
+        ),
+        {200, 429, 503},
+    ),
+    "a megabyte of empty lists": (6, lambda: b"[" + b"[]," * 349_000 + b"[]]", {400}),
+    "a megabyte that is quoted": (6, lambda: b'{"inputs":[' + b"1," * 4000 + b'"' +
+                                  b"x" * 1_000_000 + b'"]}', {400}),
+    "a megabyte that is no JSON": (6, lambda: b"{" * 1_000_000, {400}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FLOODS)
+async def test_a_tiny_text_and_the_probes_are_answered_beside_hostile_bodies(
+    start_worker: Start, make: Any, name: str
+) -> None:
+    connections, content, expected = FLOODS[name]
+    worker = start_worker(make.assignment(1, DENSE))
+    engine = worker.engine_pid()
+    codes: set[int] = set()
+    flood = asyncio.create_task(
+        _flood(worker.url, content(), connections, time.monotonic() + 4, codes)
+    )
+    ready, tiny = [], []
+    async with httpx.AsyncClient(timeout=30.0) as client:
+        await asyncio.sleep(0.5)
+        while not flood.done():
+            url = f"http://127.0.0.1:{worker.probes_port}/v2/health/ready"
+            ready.append(await _timed(client, url))
+            started = time.monotonic()
+            answer = await client.post(worker.url, json=make.body("import os"))
+            tiny.append((answer.status_code, time.monotonic() - started))
+            await asyncio.sleep(0.1)
+    await flood
+    assert codes <= expected, codes
+    assert worker.engine_pid() == engine and worker.metric("trimwheel_engine_restarts_total") == 0
+    assert {code for code, _ in ready} == {200}
+    assert {code for code, _ in tiny} <= {200, 429}, "a full queue says so at once"
+    slowest = max(seconds for _, seconds in ready), max(seconds for _, seconds in tiny)
+    assert slowest < (1.0, 4.0), "3.1 s for the probes before"
+    assert slowest[1] < 4.0
+    assert worker.infer("import os").status_code == 200
+
+
+def test_an_idle_engine_is_not_killed_over_a_slow_first_batch(
+    start_worker: Start, make: Any
+) -> None:
+    worker = start_worker(make.assignment(1, DENSE), engine={"deadline": "500ms"})
+    pid = worker.engine_pid()
+    worker.client.timeout = 30.0
+    time.sleep(STALL_SECONDS + 1)
+    os.kill(pid, signal.SIGSTOP)
+    assert worker.infer("import os").status_code == 503, "its deadline passed"
+    time.sleep(1.0)
+    os.kill(pid, signal.SIGCONT)
+    worker.wait(lambda: worker.infer("import os").status_code == 200, 10)
+    assert worker.engine_pid() == pid and worker.metric("trimwheel_engine_restarts_total") == 0
+
+
+def test_probes_and_metrics_have_a_port_of_their_own(start_worker: Start, make: Any) -> None:
+    worker = start_worker(make.assignment(1, DENSE))
+    assert worker.probe("/v2/health/live").json() == {"live": True}
+    assert worker.probe("/v2/health/ready").json() == {"ready": True}
+    answer = worker.probe("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert "# TYPE trimwheel_requests_total counter" in answer.text
+    assert worker.probe("/v2/models/m/infer").status_code == 404
+    assert worker.client.get("/metrics").status_code == 404, "not for clients"

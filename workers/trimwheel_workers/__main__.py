@@ -30,7 +30,8 @@ def main() -> None:
     help="Read the PolicyAssignment from this JSON file instead of the API server.",
 )
 @click.option("--port", type=int, help="Listen here instead of on the configured port.")
-def serve(assignment_file: Path | None, port: int | None) -> None:
+@click.option("--probes-port", type=int, help="Serve probes and /metrics here.")
+def serve(assignment_file: Path | None, port: int | None, probes_port: int | None) -> None:
     """Answer inference requests until SIGTERM, then drain.
 
     The configuration is JSON in TRIMWHEEL_WORKER, as the operator writes it. Without a cluster:
@@ -52,6 +53,8 @@ def serve(assignment_file: Path | None, port: int | None) -> None:
         chosen = replace(chosen, assignment_file=assignment_file)
     if port is not None:
         config = config.model_copy(update={"port": port})
+    if probes_port is not None:
+        config = config.model_copy(update={"probes_port": probes_port})
     sys.exit(server.run(config, chosen))
 
 

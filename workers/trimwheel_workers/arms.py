@@ -43,6 +43,8 @@ class ModelShape:
     device: str = "cpu"
     dtype: str = "float32"
     """Of weights and activations, as it was chosen."""
+    characters: int = 65_536
+    """How much of a text the model can read at most."""
 
     @property
     def dense_key(self) -> ComputeKey:

@@ -94,8 +94,7 @@ def _worker(
 ) -> Iterator[int]:
     """Port of a ready worker."""
     with tempfile.TemporaryDirectory() as scratch:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            port: int = listener.getsockname()[1]
+        port, probes_port = _free_port(), _free_port()
         stable = {"digest": policy.digest, "document": policy.canonical_bytes().decode()}
         assignment = Path(scratch) / "assignment.json"
         assignment.write_text(
@@ -104,7 +103,7 @@ def _worker(
         config = {
             "model": _MODEL, "namespace": "bench", "modelDigest": digest,
             "modelPath": str(folder), "statePath": scratch, "recordsUri": f"{scratch}/records",
-            "port": port, "engine": {"dtype": dtype},
+            "port": port, "probesPort": probes_port, "engine": {"dtype": dtype},
         }  # fmt: skip
         environment = os.environ | {
             worker_config.ENVIRONMENT: json.dumps(config),
@@ -126,6 +125,12 @@ def _worker(
             finally:
                 process.terminate()
                 process.wait(30)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+    return port
 
 
 async def _ready(port: int, process: subprocess.Popen[bytes]) -> None:

@@ -17,6 +17,8 @@ BIND = "TRIMWHEEL_BIND"
 ASSIGNMENT_FILE = "TRIMWHEEL_ASSIGNMENT_FILE"
 RECORD_AGE = "TRIMWHEEL_RECORD_AGE"
 DRAIN_NOTICE = "TRIMWHEEL_DRAIN_NOTICE"
+RECEIVE_TIME = "TRIMWHEEL_RECEIVE_TIME"
+MAX_CONNECTIONS = "TRIMWHEEL_MAX_CONNECTIONS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,10 @@ class Settings:
     """Seconds after which records are stored, full segment or not."""
     drain_notice: float = 2.0
     """Seconds between "not ready" and refusing connections: routers need a moment to notice."""
+    receive_time: float = 10.0
+    """Seconds in which a request has to arrive whole."""
+    max_connections: int = 1000
+    """Connections of clients that are held at once."""
 
 
 def from_environment(environ: Mapping[str, str] = os.environ) -> Settings:
@@ -48,4 +54,6 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> Settings:
         assignment_file=Path(file) if file else None,
         record_age=given.span(RECORD_AGE, usual.record_age),
         drain_notice=given.span(DRAIN_NOTICE, usual.drain_notice),
+        receive_time=given.span(RECEIVE_TIME, usual.receive_time),
+        max_connections=given.count(MAX_CONNECTIONS, usual.max_connections),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import get_args
 
+from trimwheel_api import names
 from trimwheel_api.metrics import LABEL_MEANINGS, Component, of_component
 from trimwheel_cli.reference.markdown import code, page, table
 
@@ -13,7 +14,7 @@ _INTRO = (
     "so the scrape configuration must set them."
 )
 _PORTS = {
-    "worker": "Port 8080 of worker pods, beside the inference API.",
+    "worker": f"Port {names.WORKER_PROBES_PORT} of worker pods, beside the kubelet's probes.",
     "operator": "Port 8081 of the operator.",
     "pipelines": "Port 8082 of the pipelines Deployment.",
 }

@@ -52,6 +52,7 @@ class Runner:
             default_top_k=config.default_top_k,
             classes=config.classes,
             dtype=model.dtype,
+            characters=model.tokenizer.max_characters,
         )
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:

@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from trimwheel_api import names
 from trimwheel_api.cohorts import audit_score, cohort
@@ -26,6 +26,8 @@ from trimwheel_workers.front.metrics import WorkerMetrics
 
 _GRACE_SECONDS = 0.25
 """Beyond a deadline the front gives a row up by itself: the engine should have by then."""
+FRAME_BYTES = 4 * 2**20
+"""A frame of requests takes at most this and one text: the engine reads it in milliseconds."""
 _STATUS_CODES = {
     Status.ANSWERED: 200, Status.EXPIRED: 503, Status.FAILED: 500, Status.NOT_FINITE: 500,
 }  # fmt: skip
@@ -42,6 +44,21 @@ def server_ids() -> Iterator[str]:
         block = os.urandom(12 * 256).hex()
         for start in range(0, len(block), 24):
             yield block[start : start + 24]
+
+
+def _in_frames(rows: list[list[Any]]) -> Iterator[list[list[Any]]]:
+    """Rows in parts that each make a frame far below MAX_FRAME, whatever their characters."""
+    part: list[list[Any]] = []
+    size = 0
+    for row in rows:
+        # JSON writes a control character as six bytes, and every other one in fewer.
+        needs = 6 * len(row[1])
+        if part and size + needs > FRAME_BYTES:
+            yield part
+            part, size = [], 0
+        part.append(row)
+        size += needs
+    yield part
 
 
 class Answer(NamedTuple):
@@ -102,7 +119,7 @@ class Dispatcher:
         self._ids = itertools.count(1)
         self._server_ids = server_ids()
         self._tickets: dict[int, Ticket] = {}
-        self._outgoing: list[list[object]] = []
+        self._outgoing: list[list[Any]] = []
         self._sweep: asyncio.TimerHandle | None = None
         self.target: Snapshot | None = None
         """Newest snapshot sent to the engine: what cohorts and audits of new requests go by."""
@@ -110,6 +127,9 @@ class Dispatcher:
         """Snapshot that the engine answers under."""
         self.stalled: Callable[[], None] = lambda: None
         """Called when rows had to be given up."""
+        self.owing_since = 0.0
+        """Monotonic time since when the engine has owed answers, also to rows given up here."""
+        self._owed = 0
 
     @property
     def in_flight(self) -> int:
@@ -128,8 +148,8 @@ class Dispatcher:
             raise Unavailable("no policy is assigned yet")
         if len(self._tickets) + len(texts) > self._limits.queue:
             raise Overloaded(
-                f"{len(self._tickets)} texts wait, {self._limits.queue} may, "
-                f"and this request brings {len(texts)}"
+                f"queue full: {len(self._tickets)} of {self._limits.queue}, "
+                f"the request adds {len(texts)}"
             )
         return [self._submit(text, session, tenant, snapshot) for text in texts]
 
@@ -146,6 +166,9 @@ class Dispatcher:
             snapshot.audit_rate, now, now + self._limits.deadline, loop.create_future(),
         )  # fmt: skip
         row = next(self._ids)
+        if not self._owed:
+            self.owing_since = now
+        self._owed += 1
         self._tickets[row] = ticket
         if not self._outgoing:
             loop.call_soon(self.flush)
@@ -157,7 +180,8 @@ class Dispatcher:
     def flush(self) -> None:
         """Send what was gathered in this turn of the loop, hashed under the target's salt."""
         if self._outgoing and self.target is not None:
-            self._send(Kind.REQUESTS, [self.target.salt, self._outgoing])
+            for rows in _in_frames(self._outgoing):
+                self._send(Kind.REQUESTS, [self.target.salt, rows])
         self._outgoing = []
 
     def retarget(self, snapshot: Snapshot) -> None:
@@ -168,6 +192,7 @@ class Dispatcher:
     def settle(self, row: list[float], now: float) -> tuple[Ticket, Answer] | None:
         """Take one row of an ANSWERS frame; None when it was given up before."""
         id_, status, prediction, probability, exit_index, layers, arm, tokens = row
+        self._owed -= 1
         ticket = self._tickets.pop(int(id_), None)
         if ticket is None:
             return None
@@ -186,6 +211,7 @@ class Dispatcher:
         tickets = list(self._tickets.values())
         self._tickets.clear()
         self._outgoing = []
+        self._owed = 0
         now = time.monotonic()
         for ticket in tickets:
             self._finish(ticket, self._unanswered(ticket, ENGINE_DOWN), now)
@@ -197,6 +223,10 @@ class Dispatcher:
         snapshot = self.target
         if code >= 500 and snapshot is not None:
             self._guard(snapshot, arm, session, failed=True, slow=False)
+
+    def refused(self, code: int) -> None:
+        """Count what was refused before it was a request, which is evidence of nothing."""
+        self._metrics.requests(names.ARM_STABLE, None, code).inc()
 
     def arm_of(self, session: str) -> str:
         """Arm that a session's request would be served by; stable before any policy."""

@@ -24,7 +24,6 @@ from trimwheel_workers.arms import ModelShape
 from trimwheel_workers.assignment.rule import CAUSE_LEASE
 from trimwheel_workers.engine.status import LOST_REASONS
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 TRIP_BATCHES = "Tripwire"
 TRIP_REASONS = (TRIP_BATCHES, CAUSE_LEASE)
 WORKER_GUARDS = (

@@ -26,8 +26,11 @@ from trimwheel_workers.assignment.source import AssignmentSource, FileSource
 from trimwheel_workers.assignment.store import Store
 from trimwheel_workers.engine.status import LOST_BACKLOG_FULL
 from trimwheel_workers.front.app import make_app
+from trimwheel_workers.front.connections import Door, connection_class
 from trimwheel_workers.front.engine_client import EngineFailed
+from trimwheel_workers.front.limits import ConnectionLimits
 from trimwheel_workers.front.metrics import WorkerMetrics
+from trimwheel_workers.front.probes import Probes, Pulse
 from trimwheel_workers.front.worker import Worker
 from trimwheel_workers.records.writer import RecordWriter, WriterSettings
 from trimwheel_workers.settings import Settings
@@ -57,11 +60,21 @@ class _Serving:
         self._metrics = WorkerMetrics(config.model, seconds(config.objectives.latency.slo))
         self._writer = _writer(config, settings, self._metrics)
         self._worker = Worker(config, self._metrics, self._writer)
+        self._door = Door(
+            ConnectionLimits(settings.receive_time, settings.max_connections),
+            self._worker.requests.refused,
+        )
 
     async def serve(self) -> int:
         """Start everything, wait for the end, drain."""
         loop = asyncio.get_running_loop()
         listener = _listen(self._settings.bind, self._config.port)
+        pulse = Pulse()
+        probes = Probes(
+            self._settings.bind, self._config.probes_port, pulse=pulse,
+            ready=lambda: self._worker.ready, metrics=self._metrics.render,
+        )  # fmt: skip
+        probes.start()
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
@@ -69,19 +82,22 @@ class _Serving:
             self._writer.start()
         server = _Server(
             uvicorn.Config(
-                make_app(self._worker), http="httptools", lifespan="off", log_config=None,
-                access_log=False, server_header=False, log_level="warning",
-                timeout_graceful_shutdown=int(_RESPONSES_SECONDS),
+                make_app(self._worker), http=connection_class(self._door), lifespan="off",
+                log_config=None, access_log=False, server_header=False,
+                log_level="warning", timeout_graceful_shutdown=int(_RESPONSES_SECONDS),
             )
         )  # fmt: skip
         http = asyncio.create_task(server.serve([listener]), name="http")
         engine = asyncio.create_task(self._worker.engine.run(), name="engine")
         assignments = self._assignments(loop)
         assignments.start()
+        beating = asyncio.create_task(pulse.beat(), name="pulse")
         stopping = asyncio.create_task(stop.wait(), name="stop")
         await asyncio.wait({http, engine, stopping}, return_when=asyncio.FIRST_COMPLETED)
         healthy = stopping.done()
         await self._drain(server, http, engine, assignments)
+        beating.cancel()
+        await asyncio.to_thread(probes.stop)
         return 0 if healthy else 1
 
     def _assignments(self, loop: asyncio.AbstractEventLoop) -> AssignmentLoop:

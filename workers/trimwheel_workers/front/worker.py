@@ -87,6 +87,10 @@ class Worker:
         """Answer texts. Raises Overloaded (429) and Unavailable (503)."""
         if not self.serving:
             raise Unavailable("the engine is not ready")
+        shape = self.engine.shape
+        if shape is not None:
+            # What the model cannot read is neither kept nor sent.
+            texts = [text[: shape.characters] for text in texts]
         futures = self.requests.submit(texts, session, tenant)
         if len(futures) == 1:
             return [await futures[0]]
@@ -163,7 +167,8 @@ class Worker:
 
     def _check_stall(self) -> None:
         """Rows were given up by the front: is the engine alive at all?"""
-        if time.monotonic() - self.engine.heard_at > STALL_SECONDS:
+        since = max(self.engine.heard_at, self.requests.owing_since)
+        if time.monotonic() - since > STALL_SECONDS:
             _LOG.error("the engine said nothing for %.0f s; starting another", STALL_SECONDS)
             self.engine.kill()
 
