@@ -30,18 +30,25 @@ class Connection(NamedTuple):
 
 
 def connect(
-    kubeconfig: str | None = None, context: str | None = None, *, retries: int = 1
+    kubeconfig: str | None = None,
+    context: str | None = None,
+    *,
+    retries: int = 1,
+    connections: int | None = None,
 ) -> Connection:
     """By kubeconfig (the one named, KUBECONFIG or ~/.kube/config), else by the pod's account.
 
     `retries`: how often the library repeats a request unasked. A caller that retries by itself, or
-    for whom somebody waits, wants the bad news soon. Raises SetupFailed without credentials, or
+    for whom somebody waits, wants the bad news soon. `connections`: how many are kept open, where
+    many threads share this one. Raises SetupFailed without credentials, or
     when the kubeconfig is none.
     """
     # Read here, because the library reads it once, when it is imported.
     named = kubeconfig or os.environ.get("KUBECONFIG") or None
     settings = client.Configuration()
     settings.retries = retries
+    if connections is not None:
+        settings.connection_pool_maxsize = connections
     try:
         config.load_kube_config(named, context, settings, persist_config=False)
         namespace = _context_namespace(named, context)

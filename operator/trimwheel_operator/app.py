@@ -10,11 +10,14 @@ from trimwheel_operator.apply import Writer
 from trimwheel_operator.cluster import KubeApi
 from trimwheel_operator.evidence import EvidenceReader
 from trimwheel_operator.gather import Gatherer
+from trimwheel_operator.informers import Informers
 from trimwheel_operator.leader import Leader
+from trimwheel_operator.marks import Marker
 from trimwheel_operator.metrics import OperatorMetrics
-from trimwheel_operator.reconcile import Key, Reconciler
+from trimwheel_operator.reconcile import WORKERS, Reconciler
+from trimwheel_operator.schedule import FairQueue, Key
 from trimwheel_operator.settings import Settings
-from trimwheel_operator.watching import Watches
+from trimwheel_operator.store import Store
 from trimwheel_telemetry.client import Prometheus
 
 EVIDENCE_SECONDS = 2.5
@@ -27,42 +30,38 @@ class App:
     """Reconciler, watches and lock of one process."""
 
     reconciler: Reconciler
-    watches: Watches
+    informers: Informers
     leader: Leader
     metrics: OperatorMetrics
 
     def start(self) -> None:
-        """Begin; called inside the event loop."""
+        """Begin."""
         self.reconciler.start()
         self.leader.start()
-        self.watches.start()
+        self.informers.start()
 
     async def stop(self) -> None:
         """End, and give the lock back."""
-        self.watches.stop()
-        await self.reconciler.stop()
+        self.informers.stop()
+        await asyncio.to_thread(self.reconciler.stop)
         await asyncio.to_thread(self.leader.stop)
 
     def mark(self, key: Key) -> None:
-        """Look at this model soon."""
-        if all(key):
+        """Look at this model soon; before everything is listed, all will be looked at anyway."""
+        if all(key) and not self.informers.missing():
             self.reconciler.mark(key)
 
-    def mark_namespace(self, namespace: str) -> None:
-        """Look at every known model of a namespace soon."""
-        for key in self.reconciler.keys():
-            if key[0] == namespace:
-                self.reconciler.mark(key)
-
     def health(self) -> str:
-        """For the liveness probe. Raises RuntimeError when a task or a thread died."""
+        """For the liveness probe. Raises RuntimeError when a thread died."""
         parts = {
-            "a reconcile task": self.reconciler.alive,
+            "a reconcile worker": self.reconciler.alive,
             "the leader lock's thread": self.leader.alive,
-            "a watch": self.watches.alive,
+            "a watch": self.informers.alive,
         }
         if ended := [part for part, alive in parts.items() if not alive()]:
             raise RuntimeError(f"{', '.join(ended)} ended: the process has to be started anew")
+        if missing := self.informers.missing():
+            return f"waiting for lists of {', '.join(missing)}"
         return "leading" if self.leader.held() else "standing by"
 
 
@@ -76,12 +75,18 @@ def assemble(api: KubeApi, settings: Settings) -> App:
         )
     leader = Leader(api, settings.release_namespace, settings.identity, settings.leader_seconds)
     metrics = OperatorMetrics()
+    store, queue = Store(), FairQueue(WORKERS)
+    marker = Marker(store, queue.mark)
+    informers = Informers(
+        api, store, settings.release_namespace, changed=marker.changed, synced=marker.begin
+    )
     gatherer = Gatherer(
         api=api,
+        store=store,
         admission=AdmissionTest(api),
         evidence=EvidenceReader(prometheus, settings.scrape_interval),
         settings=settings,
+        stale=informers.stale,
     )
-    reconciler = Reconciler(gatherer, Writer(api, leader.require), leader, metrics)
-    watches = Watches(api, settings.release_namespace, reconciler.mark)
-    return App(reconciler, watches, leader, metrics)
+    writer = Writer(api, leader.require, store)
+    return App(Reconciler(gatherer, writer, leader, metrics, queue), informers, leader, metrics)

@@ -1,7 +1,9 @@
 """The only writer: carries out a plan's actions in order, each one only while we are the leader.
 
 Decision writes carry the resourceVersion and uid that were observed; a conflict ends the pass,
-because what comes after was decided on a world that has changed. A worker object that the API
+because what comes after was decided on a world that has changed. What the API server answers goes
+into the store at once, so that the next pass sees what this one wrote; after a conflict the object
+is read again for the same reason. A worker object that the API
 server refuses (an admission webhook, a quota) ends nothing: the next plan says so in a condition.
 """
 
@@ -9,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 from trimwheel_api import names
 from trimwheel_api.errors import Conflict, Refused
@@ -25,16 +28,20 @@ from trimwheel_operator.plan.actions import (
     PostEvent,
     WriteAssignment,
 )
+from trimwheel_operator.store import Store
 
 log = logging.getLogger(__name__)
+
+Json = dict[str, Any]
 
 
 class Writer:
     """Writes to one API server, fenced by `require`, which raises when we may not."""
 
-    def __init__(self, api: KubeApi, require: Callable[[], None]) -> None:
+    def __init__(self, api: KubeApi, require: Callable[[], None], store: Store) -> None:
         self._api = api
         self._require = require
+        self._store = store
 
     def carry_out(self, plan: Plan) -> dict[Place, str]:
         """Do everything; the worker objects that were refused, with what the API server said.
@@ -57,13 +64,14 @@ class Writer:
         match action:
             case Ensure():
                 (kind, name), metadata = action.place, action.manifest["metadata"]
-                self._api.apply(path_of(kind, metadata["namespace"], name), action.manifest)
+                path = path_of(kind, metadata["namespace"], name)
+                self._store.put(kind, self._api.apply(path, action.manifest))
             case WriteAssignment():
                 self._write_assignment(action)
             case PatchStatus():
-                path = path_of(action.kind, action.namespace, action.name, "status")
                 metadata = {"resourceVersion": action.resource_version, "uid": action.uid}
-                self._api.merge(path, {"metadata": metadata, "status": action.patch})
+                body = {"metadata": metadata, "status": action.patch}
+                self._merge(action.kind, action.namespace, action.name, "status", body)
             case CreateJob():
                 self._create_job(action)
             case DeleteJob():
@@ -74,8 +82,8 @@ class Writer:
     def _write_assignment(self, action: WriteAssignment) -> None:
         if action.resource_version:
             metadata = {"resourceVersion": action.resource_version, "uid": action.uid}
-            path = path_of("PolicyAssignment", action.namespace, action.name)
-            self._api.merge(path, {"metadata": metadata, "spec": action.spec})
+            fenced = {"metadata": metadata, "spec": action.spec}
+            self._merge("PolicyAssignment", action.namespace, action.name, "", fenced)
             return
         body = {
             "apiVersion": names.API_VERSION,
@@ -88,15 +96,40 @@ class Writer:
             },
             "spec": action.spec,
         }
-        self._api.create(path_of("PolicyAssignment", action.namespace), body)
+        try:
+            made = self._api.create(path_of("PolicyAssignment", action.namespace), body)
+        except Conflict:
+            self._read_again("PolicyAssignment", action.namespace, action.name)
+            raise
+        self._store.put("PolicyAssignment", made)
+
+    def _merge(self, kind: str, namespace: str, name: str, sub: str, body: Json) -> None:
+        """A fenced write."""
+        try:
+            written = self._api.merge(path_of(kind, namespace, name, sub), body)
+        except Conflict:
+            self._read_again(kind, namespace, name)
+            raise
+        self._store.put(kind, written)
+
+    def _read_again(self, kind: str, namespace: str, name: str) -> None:
+        """The store is behind: without this the next pass would decide on the same old object."""
+        found = self._api.find(path_of(kind, namespace, name))
+        if found is not None:
+            self._store.put(kind, found)
+        elif known := self._store.find(kind, namespace, name):
+            self._store.remove(kind, known.item)
 
     def _create_job(self, action: CreateJob) -> None:
         """A Job of that name is that very Job: its name holds the run's uid."""
         metadata = action.manifest["metadata"]
         try:
-            self._api.create(path_of("Job", metadata["namespace"]), action.manifest)
+            made = self._api.create(path_of("Job", metadata["namespace"]), action.manifest)
         except Conflict:
             log.info("Job %s is there already", metadata["name"])
+            self._read_again("Job", metadata["namespace"], metadata["name"])
+        else:
+            self._store.put("Job", made)
 
     def _post(self, action: PostEvent) -> None:
         """Each Event is a line of the log as well; one that cannot be posted decides nothing."""

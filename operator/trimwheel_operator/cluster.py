@@ -1,6 +1,6 @@
 """The only file that calls the Kubernetes client: reads, fenced writes, watches, as plain JSON.
 
-Used by `gather`, `apply`, `leader`, `admission` and `watching`, always in threads. Every error of
+Used by `gather`, `apply`, `leader`, `admission` and `informers`, always in threads. Every error of
 the client becomes one of ours, so that callers decide by class: `Conflict` (gather again),
 `Unavailable` (later), `Refused` (never, as things stand).
 """
@@ -25,6 +25,10 @@ Json = dict[str, Any]
 
 CONNECT_TIMEOUT = 3.0
 READ_TIMEOUT = 10.0
+PAGE = 500
+"""Objects in one answer to a list."""
+CONNECTIONS = 64
+"""Kept open: a watch a kind, and one for each worker that reads or writes."""
 WATCH_SECONDS = 60
 WATCH_READ_TIMEOUT = 75.0
 """A watch that says nothing for longer than the server would keep it open is dead."""
@@ -67,10 +71,20 @@ class KubeApi:
             return None
 
     def list(self, path: str, labels: str = "") -> tuple[list[Json], str]:
-        """The objects of a collection, and the resourceVersion of the list."""
+        """The objects of a collection, and the resourceVersion of the list.
+
+        In pages of one snapshot, so that thousands of objects neither time out nor hold up other
+        threads while they are decoded. Raises Conflict when the snapshot ran out meanwhile.
+        """
         query: Json = {"label_selector": labels} if labels else {}
-        found = self._json("get", path, **query)
-        return found.get("items", []), found["metadata"]["resourceVersion"]
+        items: list[Json] = []
+        while True:
+            found = self._json("get", path, limit=PAGE, **query)
+            items += found.get("items") or []
+            metadata = found["metadata"]
+            if not metadata.get("continue"):
+                return items, metadata["resourceVersion"]
+            query["_continue"] = metadata["continue"]
 
     def create(self, path: str, body: Json, *, dry_run: bool = False) -> Json:
         """Create an object. Raises Conflict when it is there already."""
@@ -156,7 +170,7 @@ class KubeApi:
 def connect() -> KubeApi:
     """The API server that this process belongs to: by KUBECONFIG, else by the pod's account."""
     # Retrying is ours: a hidden retry would hold back the news that the server is away.
-    return KubeApi(connect_by(retries=False).api)
+    return KubeApi(connect_by(retries=False, connections=CONNECTIONS).api)
 
 
 def path_of(kind: str, namespace: str = "", name: str = "", sub: str = "") -> str:

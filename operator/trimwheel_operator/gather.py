@@ -1,23 +1,30 @@
 """Reads the world about one model into one frozen `ObservedState`; writes nothing.
 
-Called by `reconcile` in a thread. Reads go to the API server each time, so that a plan never rests
-on a cache; the few things that no object says (what this process applied, when it last renewed)
-are in `Memory`, and losing them costs a repeated write at most.
+Called by `reconcile` in a thread. Objects come from the store that watches keep: what a pass costs
+depends on the objects of its own model, never on how many others there are. A plan may thus rest on
+objects that are some milliseconds old. Writes are fenced by what was observed, and before one that
+exposes more people to anything, `confirm` reads what it rests on from the API server itself.
+
+The few things that no object says (what this process applied, when it last renewed) are in
+`Memory`, and losing them costs a repeated write at most.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
+from typing import Any
 
-from trimwheel_api import names
+from trimwheel_api.errors import Conflict, Unavailable
 from trimwheel_api.kinds import (
     AdaptiveModel,
     AdaptivePolicy,
     PolicyApproval,
     PolicyAssignment,
     PolicyRollout,
+    Resource,
     TuningRun,
 )
 from trimwheel_operator import manifests
@@ -28,13 +35,10 @@ from trimwheel_operator.plan import phases, stable
 from trimwheel_operator.plan.actions import Ensure, Place, Plan, RuleFailure, WriteAssignment
 from trimwheel_operator.plan.observed import (
     UNCHECKED,
-    Acknowledgement,
     AdmissionCheck,
     Children,
     Evidence,
     ObservedState,
-    Pod,
-    TuningJob,
 )
 from trimwheel_operator.raw import (
     Json,
@@ -42,11 +46,15 @@ from trimwheel_operator.raw import (
     Parser,
     acknowledgement,
     deployment_state,
+    each,
     held_since,
     is_ours,
+    serving_pod,
     tuning_job,
 )
+from trimwheel_operator.schedule import Key
 from trimwheel_operator.settings import Settings
+from trimwheel_operator.store import Entry, Store
 
 
 @dataclass(slots=True)
@@ -61,6 +69,8 @@ class Memory:
     evidence_at: datetime | None = None
     failure: RuleFailure | None = None
     """What raised when evidence was last read."""
+    service: Json | None = None
+    """The Service as last read: nobody watches it, it is read again once a resync."""
 
     def carried_out(self, plan: Plan, now: datetime, refused: Mapping[Place, str]) -> bool:
         """Remember what was written; whether other objects are refused now than before."""
@@ -69,6 +79,7 @@ class Memory:
             if isinstance(action, WriteAssignment):
                 self.renewed_at = now
             elif isinstance(action, Ensure):
+                self.service = None if action.place[0] == "Service" else self.service
                 self.applied.pop(action.place, None)
                 self.refused.pop(action.place, None)
                 if said := refused.get(action.place):
@@ -83,23 +94,24 @@ class Gatherer:
     """Everything that reading takes."""
 
     api: KubeApi
+    store: Store
     admission: AdmissionTest
     evidence: EvidenceReader
     settings: Settings
+    stale: Callable[[], list[str]] = list
+    """Kinds of which the store has not had news for long."""
 
     def gather(self, namespace: str, name: str, memory: Memory, now: datetime) -> ObservedState:
         """The state of one model as of now."""
-        parser = Parser()
-        model = self._one(parser, AdaptiveModel, namespace, name)
-        raw_assignment = self.api.find(path_of("PolicyAssignment", namespace, name))
-        assignment = None
-        if raw_assignment is not None:
-            assignment = parser.parse(PolicyAssignment, raw_assignment)
-        rollouts = self._of_model(parser, PolicyRollout, namespace, name)
+        parser, key = Parser(), (namespace, name)
+        model = self._one(parser, AdaptiveModel, key)
+        assignment = self._one(parser, PolicyAssignment, key)
+        rollouts = self._of_model(parser, PolicyRollout, key)
         approvals = self._approvals(parser, namespace, rollouts)
         children = self._children(model, memory, now) if model else Children()
-        acknowledgements = self._acknowledgements(namespace, name)
-        pods = self._pods(namespace, name, acknowledgements)
+        acknowledgements = each(acknowledgement, self.store.of_group("Lease", key))
+        heard = {ack.pod for ack in acknowledgements}
+        pods = each(partial(serving_pod, name, heard), self.store.of_group("Pod", key))
         active = [one for one in rollouts if phases.is_active(one.status)]
         state = ObservedState(
             namespace=namespace,
@@ -107,13 +119,13 @@ class Gatherer:
             settings=self.settings,
             model=model,
             assignment=assignment,
-            held_since=held_since(raw_assignment or {}),
+            held_since=self._held_since(key),
             last_renewal=memory.renewed_at,
-            policies=self._of_model(parser, AdaptivePolicy, namespace, name),
+            policies=self._of_model(parser, AdaptivePolicy, key),
             rollouts=rollouts,
             approvals=approvals,
-            runs=self._of_model(parser, TuningRun, namespace, name),
-            jobs=self._jobs(namespace, name),
+            runs=self._of_model(parser, TuningRun, key),
+            jobs=each(tuning_job, self.store.of_group("Job", key)),
             pods=pods,
             acknowledgements=acknowledgements,
             children=children,
@@ -137,30 +149,63 @@ class Gatherer:
             return replace(state, failures=(*state.failures, failure))
         return replace(state, full_depth_load=load)
 
-    def _one(self, parser: Parser, kind: type[Kind], namespace: str, name: str) -> Kind | None:
-        found = self.api.find(path_of(kind.__name__, namespace, name))
-        return None if found is None else parser.parse(kind, found)
+    def confirm(self, state: ObservedState) -> None:
+        """Read from the API server what an exposure rests on.
 
-    def _of_model(
-        self, parser: Parser, kind: type[Kind], namespace: str, name: str
-    ) -> tuple[Kind, ...]:
-        items, _ = self.api.list(path_of(kind.__name__, namespace))
-        found = [parser.parse(kind, item) for item in items if item["spec"].get("model") == name]
-        return tuple(one for one in found if one is not None)
+        Raises Conflict when something is not as it was observed: gather again. Raises Unavailable
+        when the store had no news of some kind for long.
+        """
+        if kinds := self.stale():
+            raise Unavailable(f"no news of {', '.join(kinds)} for long: nothing is exposed")
+        open_ones = [one for one in state.rollouts if not phases.is_finished(one.status)]
+        named = {one.spec.policy for one in open_ones}
+        rests_on: list[Resource[Any, Any] | None] = [
+            state.model,
+            *open_ones,
+            *state.approvals,
+            *(one for one in state.policies if one.name in named),
+        ]
+        for one in rests_on:
+            if one is not None:
+                self._confirm(one)
+
+    def _confirm(self, observed: Resource[Any, Any]) -> None:
+        kind, metadata = type(observed).__name__, observed.metadata
+        found = self.api.find(path_of(kind, metadata.namespace, metadata.name))
+        if found is None:
+            if entry := self.store.find(kind, metadata.namespace, metadata.name):
+                self.store.remove(kind, entry.item)
+            raise Conflict(f"{kind} {metadata.namespace}/{metadata.name} is gone")
+        self.store.put(kind, found)
+        now = found["metadata"]["uid"], found["metadata"]["resourceVersion"]
+        if now != (metadata.uid, metadata.resource_version):
+            raise Conflict(f"{kind} {metadata.namespace}/{metadata.name} is another by now")
+
+    def _one(self, parser: Parser, kind: type[Kind], key: Key) -> Kind | None:
+        entry = self.store.find(kind.__name__, *key)
+        return None if entry is None else parser.parse(kind, entry)
+
+    def _of_model(self, parser: Parser, kind: type[Kind], key: Key) -> tuple[Kind, ...]:
+        return self._parsed(parser, kind, self.store.of_group(kind.__name__, key))
 
     def _approvals(
         self, parser: Parser, namespace: str, rollouts: tuple[PolicyRollout, ...]
     ) -> tuple[PolicyApproval, ...]:
-        open_ones = {one.name for one in rollouts if not phases.is_finished(one.status)}
-        if not open_ones:
-            return ()
-        items, _ = self.api.list(path_of("PolicyApproval", namespace))
-        found = [
-            parser.parse(PolicyApproval, item)
-            for item in items
-            if item["spec"]["rollout"] in open_ones
-        ]
+        found: list[PolicyApproval] = []
+        for rollout in rollouts:
+            if not phases.is_finished(rollout.status):
+                entries = self.store.of_group("PolicyApproval", (namespace, rollout.name))
+                found += self._parsed(parser, PolicyApproval, entries)
+        return tuple(found)
+
+    @staticmethod
+    def _parsed(parser: Parser, kind: type[Kind], entries: list[Entry]) -> tuple[Kind, ...]:
+        found = (parser.parse(kind, entry) for entry in entries)
         return tuple(one for one in found if one is not None)
+
+    def _held_since(self, key: Key) -> datetime | None:
+        entry = self.store.find("PolicyAssignment", *key)
+        return None if entry is None else held_since(entry.item)
 
     def _children(self, model: AdaptiveModel, memory: Memory, now: datetime) -> Children:
         """Deployment and Service as they are; accounts and roles as this process left them.
@@ -177,7 +222,7 @@ class Gatherer:
         taken = set()
         for kind in ("Deployment", "Service"):
             place = (kind, model.name)
-            found = self.api.find(path_of(kind, model.metadata.namespace, model.name))
+            found = self._child(kind, model, memory, due)
             hashes.pop(place, None)
             if found is not None and is_ours(found, model):
                 live[kind] = found
@@ -193,37 +238,18 @@ class Gatherer:
             check=due,
         )
 
-    def _pods(
-        self, namespace: str, name: str, acknowledged: tuple[Acknowledgement, ...]
-    ) -> tuple[Pod, ...]:
-        """Pods that may be serving: one that never was Ready nor acknowledged serves nobody."""
-        heard = {ack.pod for ack in acknowledged}
-        items, _ = self.api.list(path_of("Pod", namespace), labels=pod_selector(name))
-        found = []
-        for item in items:
-            metadata, status = item["metadata"], item.get("status", {})
-            ready = any(
-                one["type"] == "Ready" and one["status"] == "True"
-                for one in status.get("conditions", [])
-            )
-            serving = ready or metadata["name"] in heard
-            if status.get("phase") == "Running" and serving:
-                found.append(Pod(metadata["name"], metadata["uid"], ready))
-        return tuple(found)
-
-    def _acknowledgements(self, namespace: str, name: str) -> tuple[Acknowledgement, ...]:
-        items, _ = self.api.list(path_of("Lease", namespace), labels=f"{names.LABEL_MODEL}={name}")
-        found = [acknowledgement(item) for item in items]
-        return tuple(one for one in found if one is not None)
-
-    def _jobs(self, namespace: str, name: str) -> tuple[TuningJob, ...]:
-        selector = (
-            f"{names.LABEL_COMPONENT}={names.COMPONENT_TUNING},"
-            f"{names.LABEL_MODEL}={name},{names.LABEL_MODEL_NAMESPACE}={namespace}"
-        )
-        place = path_of("Job", self.settings.release_namespace)
-        items, _ = self.api.list(place, labels=selector)
-        return tuple(tuning_job(item) for item in items)
+    def _child(self, kind: str, model: AdaptiveModel, memory: Memory, due: bool) -> Json | None:
+        """A Deployment is watched, unless it is somebody else's; a Service is read now and then."""
+        namespace = model.metadata.namespace
+        if self.store.caches(kind):
+            if entry := self.store.find(kind, namespace, model.name):
+                return entry.item
+        elif memory.service is not None and not due:
+            return memory.service
+        found = self.api.find(path_of(kind, namespace, model.name))
+        if kind == "Service":
+            memory.service = found
+        return found
 
     def _evidence(
         self,
@@ -260,8 +286,3 @@ class Gatherer:
         uids = {one.metadata.uid for one in active}
         counts = any(one.spec.rollout_uid in uids for one in approvals)
         return self.admission.check(active[0], fresh=counts)
-
-
-def pod_selector(model: str) -> str:
-    """Label selector of a model's worker pods."""
-    return ",".join(f"{key}={value}" for key, value in manifests.selector(model).items())

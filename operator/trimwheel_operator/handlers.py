@@ -1,4 +1,8 @@
-"""The Kopf side: every event of our kinds marks the model that it is about, and nothing more.
+"""The Kopf side: the process's life, its credentials and probes, and events of models.
+
+Kopf starts and stops the parts, and marks a model whose declaration changed. Everything that a
+plan reads comes from `informers`, which keep it in one store by model; Kopf would run a task for
+each object of each kind, and thousands of them would make everyone wait.
 
 Only `on.event` is used. Kopf's timers, daemons and deletion handlers put finalizers on users'
 objects and its creation handlers an annotation; events put nothing, so the operator's Role needs
@@ -13,7 +17,7 @@ from typing import Any
 import kopf
 
 from trimwheel_api import names
-from trimwheel_api.kinds import KINDS
+from trimwheel_api.kinds import PLURALS
 from trimwheel_operator.app import App
 
 
@@ -21,15 +25,8 @@ def registry(app: App) -> kopf.OperatorRegistry:
     """All handlers of one operator."""
     found = kopf.OperatorRegistry()
     _lifecycle(found, app)
-    for kind in KINDS:
-        if kind.name == "PolicyJournal":
-            continue  # the operator's own memory, read with each pass
-        if kind.name == "PolicyApproval":
-            kopf.on.event(names.GROUP, names.VERSION, kind.plural, registry=found)(_approval(app))
-        else:
-            kopf.on.event(names.GROUP, names.VERSION, kind.plural, registry=found)(
-                _of_model(app, named_after_model=kind.name in ("AdaptiveModel", "PolicyAssignment"))
-            )
+    kind = PLURALS["AdaptiveModel"]
+    kopf.on.event(names.GROUP, names.VERSION, kind, registry=found)(_model(app))
     return found
 
 
@@ -61,17 +58,8 @@ def configure(settings: kopf.OperatorSettings) -> None:
     settings.watching.client_timeout = 75
 
 
-def _of_model(app: App, *, named_after_model: bool) -> Any:
-    async def mark(name: str, namespace: str, spec: Any, **_: Any) -> None:
-        app.mark((namespace, name if named_after_model else str(spec.get("model", ""))))
-
-    return mark
-
-
-def _approval(app: App) -> Any:
-    """An approval names a rollout, which names the model; whoever waits is looked at."""
-
-    async def mark(namespace: str, **_: Any) -> None:
-        app.mark_namespace(namespace)
+def _model(app: App) -> Any:
+    async def mark(name: str, namespace: str, **_: Any) -> None:
+        app.mark((namespace, name))
 
     return mark

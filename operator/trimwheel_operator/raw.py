@@ -6,6 +6,7 @@ Called by `gather`. Pure, but for the log line about an object that does not par
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Container, Iterable
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -14,18 +15,22 @@ from pydantic import ValidationError
 from trimwheel_api import names
 from trimwheel_api.kinds import AdaptiveModel, Resource
 from trimwheel_api.times import parse
+from trimwheel_operator import manifests
 from trimwheel_operator.plan.observed import (
     Acknowledgement,
     DeploymentState,
+    Pod,
     TuningJob,
     Unreadable,
 )
+from trimwheel_operator.store import Entry
 
 log = logging.getLogger(__name__)
 
 _MAX_EPOCH_DIGITS = 16
 
 Json = dict[str, Any]
+Read = TypeVar("Read")
 Kind = TypeVar("Kind", bound=Resource[Any, Any])
 
 
@@ -56,7 +61,7 @@ def held_since(assignment: Json) -> datetime | None:
 def acknowledgement(lease: Json) -> Acknowledgement | None:
     """What a worker's Lease says; None for one that says nothing."""
     metadata, spec = lease["metadata"], lease.get("spec") or {}
-    annotations = metadata.get("annotations", {})
+    annotations = metadata.get("annotations") or {}
     epoch = annotations.get(names.ANNOTATION_EPOCH, "")
     moment = parse(spec.get("renewTime") or "")
     if not epoch.isdecimal() or len(epoch) > _MAX_EPOCH_DIGITS or moment is None:
@@ -68,6 +73,22 @@ def acknowledgement(lease: Json) -> Acknowledgement | None:
         refused=annotations.get(names.ANNOTATION_REFUSED, ""),
         tripped=annotations.get(names.ANNOTATION_TRIPPED, ""),
     )
+
+
+def serving_pod(model: str, heard: Container[str], pod: Json) -> Pod | None:
+    """A pod that may be serving: one that never was Ready nor acknowledged serves nobody.
+
+    `heard`: pods of which there is an acknowledgement.
+    """
+    metadata, status = pod["metadata"], pod.get("status") or {}
+    if not manifests.selector(model).items() <= (metadata.get("labels") or {}).items():
+        return None
+    ready = any(
+        one["type"] == "Ready" and one["status"] == "True" for one in status.get("conditions") or []
+    )
+    if status.get("phase") != "Running" or not (ready or metadata["name"] in heard):
+        return None
+    return Pod(metadata["name"], metadata["uid"], ready)
 
 
 def tuning_job(job: Json) -> TuningJob:
@@ -103,24 +124,52 @@ def deployment_state(deployment: Json) -> DeploymentState:
 
 
 class Parser:
-    """Raw objects as their kinds; what does not parse (an older CRD) is logged and kept apart."""
+    """Cached objects as their kinds; what does not parse (an older CRD) is kept apart.
+
+    Each version of an object is parsed once, and complained of once: the entry remembers.
+    """
 
     def __init__(self) -> None:
         self.failed: list[Unreadable] = []
 
-    def parse(self, kind: type[Kind], item: Json) -> Kind | None:
+    def parse(self, kind: type[Kind], entry: Entry) -> Kind | None:
         """The object, or None when it says nothing that this version understands."""
-        try:
-            return kind.model_validate(item)
-        except ValidationError as error:
-            metadata = item["metadata"]
-            self.failed.append(Unreadable(kind.__name__, metadata["name"], metadata["uid"]))
-            log.warning(
-                "%s %s/%s does not parse as %s and is left alone: %s",
-                kind.__name__,
-                metadata["namespace"],
-                metadata["name"],
-                names.API_VERSION,
-                error.errors()[0],
-            )
+        if entry.parsed is None:
+            entry.parsed = _parsed(kind, entry.item)
+        found: Kind | Unreadable = entry.parsed
+        if isinstance(found, Unreadable):
+            self.failed.append(found)
             return None
+        return found
+
+
+def _parsed(kind: type[Kind], item: Json) -> Kind | Unreadable:
+    metadata = item["metadata"]
+    try:
+        return kind.model_validate(item)
+    except Exception as error:  # whatever somebody wrote, it is one object's fault
+        detail = error.errors()[0] if isinstance(error, ValidationError) else repr(error)
+        log.warning(
+            "%s %s/%s does not parse as %s and is left alone: %s",
+            kind.__name__,
+            metadata.get("namespace", ""),
+            metadata["name"],
+            names.API_VERSION,
+            detail,
+        )
+        return Unreadable(kind.__name__, metadata["name"], metadata["uid"])
+
+
+def each(convert: Callable[[Json], Read | None], entries: Iterable[Entry]) -> tuple[Read, ...]:
+    """What `convert` makes of each object; one that it cannot read is left out, not the others."""
+    found = []
+    for entry in entries:
+        try:
+            made = convert(entry.item)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            metadata = entry.item["metadata"]
+            log.warning("%s is left out: %r", metadata.get("name"), error)
+            continue
+        if made is not None:
+            found.append(made)
+    return tuple(found)

@@ -1,14 +1,15 @@
-"""One task for each model: look, plan, write; again on news, on failure, and every 30 seconds.
+"""Looks at models one pass at a time: gather, plan, write; again on news, on failure, in time.
 
-`mark` is all that handlers and watches call. A key's task runs one pass at a time; marks that come
-in meanwhile make one more pass. Passes run in threads, because the clients are synchronous.
+`mark` is all that watches and handlers call. A bounded number of threads take keys from a fair
+queue (`schedule`), since the clients are synchronous. A model that is there is looked at again
+every 30 seconds at the latest; one that is not, only when something about it changes.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import random
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -19,13 +20,14 @@ from trimwheel_operator.gather import Gatherer, Memory
 from trimwheel_operator.leader import Leader, NotLeader
 from trimwheel_operator.metrics import OperatorMetrics
 from trimwheel_operator.plan import SOONEST, plan
+from trimwheel_operator.plan.exposure import exposes
 from trimwheel_operator.plan.observed import ObservedState
+from trimwheel_operator.schedule import FairQueue, Key, Lane
 
 log = logging.getLogger(__name__)
 
-Key = tuple[str, str]
-"""(namespace, model name)."""
-
+WORKERS = 16
+"""Passes at a time: they wait for the API server and Prometheus more than they compute."""
 FIRST_BACK_OFF = 0.2
 MAX_BACK_OFF = 30.0
 STANDBY_POLL = 0.5
@@ -43,6 +45,7 @@ class Reconciler:
         writer: Writer,
         leader: Leader,
         metrics: OperatorMetrics,
+        queue: FairQueue,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._gatherer = gatherer
@@ -50,85 +53,100 @@ class Reconciler:
         self._leader = leader
         self._metrics = metrics
         self._clock = clock
-        self._news: dict[Key, asyncio.Event] = {}
-        self._tasks: dict[Key, asyncio.Task[None]] = {}
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._queue = queue
+        self._memories: dict[Key, Memory] = {}
+        self._failures: dict[Key, int] = {}
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._run, name=f"reconcile-{number}", daemon=True)
+            for number in range(queue.workers)
+        ]
 
     def start(self) -> None:
-        """Take marks from now on; called inside the event loop."""
-        self._loop = asyncio.get_running_loop()
+        """Look at what is marked from now on."""
+        for thread in self._threads:
+            thread.start()
 
-    async def stop(self) -> None:
-        """End all tasks; a pass under way finishes its request and goes no further."""
-        loop, self._loop = self._loop, None
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        if loop is not None:
-            await asyncio.gather(*tasks, return_exceptions=True)
+    def stop(self, timeout: float = 20.0) -> None:
+        """A pass under way finishes its request and goes no further."""
+        self._stop.set()
+        self._queue.close()
+        deadline = time.monotonic() + timeout
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(max(0.0, deadline - time.monotonic()))
 
-    def mark(self, key: Key) -> None:
+    def mark(self, key: Key, lane: Lane = Lane.NORMAL) -> None:
         """Look at this model soon. May be called from any thread."""
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._mark, key)
+        self._queue.mark(key, lane)
 
     def keys(self) -> list[Key]:
-        """The models that are looked after. May be called from the event loop's handlers."""
-        return list(self._tasks)
+        """The models that are looked after."""
+        return list(self._memories)
 
     def alive(self) -> bool:
-        """Whether every task still runs."""
-        return not any(task.done() for task in self._tasks.values())
+        """Whether every worker still runs."""
+        return all(thread.is_alive() for thread in self._threads)
 
-    def _mark(self, key: Key) -> None:
-        if key not in self._tasks and self._loop is not None:
-            self._news[key] = asyncio.Event()
-            self._tasks[key] = asyncio.create_task(self._run(key), name="/".join(key))
-        self._news[key].set()
-
-    async def _run(self, key: Key) -> None:
-        """The life of one key: until nothing of the model is left."""
-        memory, failures = Memory(), 0
-        while True:
+    def _run(self) -> None:
+        """The life of one worker."""
+        while not self._stop.is_set():
             if not self._leader.held():
-                # Another operator may have written since: what we remember is worth nothing.
-                memory = Memory()
-                await asyncio.sleep(STANDBY_POLL)
+                self._stand_by()
                 continue
-            self._news[key].clear()
-            try:
-                wait = await asyncio.to_thread(self._pass, key, memory)
-                failures = 0
-            except Exception as error:  # every failure is retried; the class says how loudly
-                failures += 1
-                wait = self._back_off(key, error, failures)
-            if wait is None and not self._news[key].is_set():
-                del self._tasks[key], self._news[key]
-                return
-            await self._wait(key, wait or 0.0)
+            taken = self._queue.take(STANDBY_POLL)
+            if taken is not None:
+                self._look(*taken)
 
-    async def _wait(self, key: Key, seconds: float) -> None:
+    def _stand_by(self) -> None:
+        """Another operator may have written since: what we remember, and show, is worth nothing."""
+        for key in self.keys():
+            self._forget(key)
+        self._stop.wait(STANDBY_POLL)
+
+    def _look(self, key: Key, lane: Lane) -> None:
+        """One pass of one key, and when the next is due."""
+        began = time.monotonic()
+        memory = self._memories.setdefault(key, Memory())
+        again: float | None = 0.0
         try:
-            await asyncio.wait_for(self._news[key].wait(), seconds)
-        except TimeoutError:
-            return
+            again, lane = self._pass(key, memory)
+            self._failures.pop(key, None)
+        except Exception as error:  # every failure is retried; the class says how loudly
+            self._failures[key] = self._failures.get(key, 0) + 1
+            again = self._back_off(key, error, self._failures[key])
+        if again is None:
+            self._memories.pop(key, None)
+        self._queue.done(key, again, lane, time.monotonic() - began)
 
-    def _pass(self, key: Key, memory: Memory) -> float | None:
-        """One look: seconds until the next, or None when nothing is left to look at."""
+    def _forget(self, key: Key) -> None:
+        self._memories.pop(key, None)
+        self._failures.pop(key, None)
+        self._metrics.gone(key)
+
+    def _pass(self, key: Key, memory: Memory) -> tuple[float | None, Lane]:
+        """One look: seconds until the next, or None for when something changes; and how soon."""
         began, now = time.perf_counter(), self._clock()
         state = self._gatherer.gather(*key, memory, now)
         if is_gone(state):
             self._metrics.gone(key)
-            return None
+            return None, Lane.ORPHAN
         made = plan(state, now)
         for failure in made.failures:
             self._metrics.rule_failed(failure.rule)
             about = "/".join((*key, failure.about)) if failure.about else "/".join(key)
             log.error("%s: %s", about, failure.sentence(), exc_info=failure.error)
+        if exposes(made, state):
+            self._gatherer.confirm(state)
+        if self._stop.is_set():
+            return 0.0, Lane.NORMAL
         refused = self._writer.carry_out(made)
         news = memory.carried_out(made, now, refused)
+        if state.model is None:
+            self._metrics.gone(key)
+            return (SOONEST if made.actions else None), Lane.ORPHAN
         self._metrics.passed(key, made, time.perf_counter() - began)
-        return SOONEST if news else made.next_look
+        return (SOONEST if news else made.next_look), lane_of(state)
 
     def _back_off(self, key: Key, error: Exception, failures: int) -> float:
         """Seconds until the next try: a conflict is a reason to look again, not to wait."""
@@ -149,6 +167,12 @@ class Reconciler:
             case _:
                 log.exception("%s: trying again in %.1f s", name, wait, exc_info=error)
         return wait
+
+
+def lane_of(state: ObservedState) -> Lane:
+    """How soon the next look in time is: a candidate's lease does not wait."""
+    spec = state.assignment.spec if state.assignment else None
+    return Lane.ACTIVE if spec and spec.candidate else Lane.NORMAL
 
 
 def is_gone(state: ObservedState) -> bool:

@@ -14,9 +14,10 @@ from kubernetes import client
 from trimwheel_api.errors import Unavailable
 from trimwheel_operator.app import App
 from trimwheel_operator.cluster import KubeApi
+from trimwheel_operator.informers import Informers
 from trimwheel_operator.leader import Leader
 from trimwheel_operator.metrics import OperatorMetrics
-from trimwheel_operator.watching import Watches
+from trimwheel_operator.store import Store
 
 LEASE = {"metadata": {"name": "x", "resourceVersion": "1"}, "spec": {"holderIdentity": "me"}}
 WHOLE = json.dumps(LEASE).encode()
@@ -95,24 +96,37 @@ def test_a_broken_answer_does_not_end_the_leadership(breaking: Any) -> None:
     leader.stop()
 
 
+class Part:
+    ok = True
+
+    def alive(self) -> bool:
+        return self.ok
+
+    def held(self) -> bool:
+        return True
+
+    def missing(self) -> list[str]:
+        return []
+
+
 def test_health_tells_of_every_part_that_ended() -> None:
-    class Part:
-        ok = True
-
-        def alive(self) -> bool:
-            return self.ok
-
-        def held(self) -> bool:
-            return True
-
-    reconciler, watches, leader = Part(), Part(), Part()
-    app = App(reconciler, watches, leader, OperatorMetrics())  # type: ignore[arg-type]
+    reconciler, informers, leader = Part(), Part(), Part()
+    app = App(reconciler, informers, leader, OperatorMetrics())  # type: ignore[arg-type]
     assert app.health() == "leading"
-    for part, name in ((reconciler, "task"), (watches, "watch"), (leader, "leader")):
+    for part, name in ((reconciler, "worker"), (informers, "watch"), (leader, "leader")):
         part.ok = False
         with pytest.raises(RuntimeError, match=name):
             app.health()
         part.ok = True
+
+
+def test_health_names_the_kinds_that_were_never_listed() -> None:
+    class Waiting(Part):
+        def missing(self) -> list[str]:
+            return ["Pod"]
+
+    app = App(Part(), Waiting(), Part(), OperatorMetrics())  # type: ignore[arg-type]
+    assert app.health() == "waiting for lists of Pod"
 
 
 def test_watches_are_alive_once_they_run() -> None:
@@ -120,8 +134,10 @@ def test_watches_are_alive_once_they_run() -> None:
         def list(self, *_: Any, **__: Any) -> Any:
             raise KeyError("metadata")
 
-    watches = Watches(Idle(), "ns", lambda key: None)  # type: ignore[arg-type]
-    assert not watches.alive()
-    watches.start()
-    assert watches.alive()
-    watches.stop()
+    nothing: Any = lambda *_: None  # noqa: E731
+    idle: Any = Idle()
+    informers = Informers(idle, Store(), "ns", nothing, nothing)
+    assert not informers.alive()
+    informers.start()
+    assert informers.alive()
+    informers.stop()

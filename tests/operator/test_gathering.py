@@ -26,7 +26,13 @@ class Reader:
 def test_evidence_is_kept_for_half_a_scrape_but_not_for_the_next_step(started: Any) -> None:
     """Else the requests of one step would count for the next one as well."""
     reader: Any = Reader()
-    parts: Any = {"api": None, "admission": None, "evidence": reader, "settings": Settings()}
+    parts: Any = {
+        "api": None,
+        "store": None,
+        "admission": None,
+        "evidence": reader,
+        "settings": Settings(),
+    }
     gatherer, memory = Gatherer(**parts), Memory()
     after = started.status.model_copy(update={"step": 1, "step_started_at": "2026-11-22T12:09:00Z"})
     next_step = started.model_copy(update={"status": after})

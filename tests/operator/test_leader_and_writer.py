@@ -13,6 +13,7 @@ from tests.operator.fake_api import Clock, FakeApi
 from trimwheel_api.errors import Conflict, Refused, Unavailable
 from trimwheel_operator.apply import Writer
 from trimwheel_operator.cluster import path_of
+from trimwheel_operator.informers import by_model
 from trimwheel_operator.leader import Leader, NotLeader
 from trimwheel_operator.plan.actions import (
     Ensure,
@@ -21,6 +22,7 @@ from trimwheel_operator.plan.actions import (
     PostEvent,
     WriteAssignment,
 )
+from trimwheel_operator.store import Store
 
 
 def two_operators() -> tuple[Leader, Leader, FakeApi, Clock]:
@@ -92,9 +94,9 @@ def test_nothing_is_written_without_the_lock() -> None:
     second.attempt()
     action = PatchStatus("PolicyRollout", "ns", "r", "u", "1", {"step": 1})
     with pytest.raises(NotLeader):
-        Writer(api, second.require).carry_out(Plan((action,)))  # type: ignore[arg-type]
+        Writer(api, second.require, Store()).carry_out(Plan((action,)))  # type: ignore[arg-type]
     assert api.writes == []
-    Writer(api, first.require).carry_out(Plan((action,)))  # type: ignore[arg-type]
+    Writer(api, first.require, Store()).carry_out(Plan((action,)))  # type: ignore[arg-type]
     assert api.writes == [("merge", path_of("PolicyRollout", "ns", "r", "status"))]
 
 
@@ -107,7 +109,7 @@ def test_a_conflict_ends_the_pass() -> None:
     event = PostEvent("PolicyRollout", "ns", "r", "u", "Normal", "Started", "", "k")
     write = WriteAssignment("ns", "m", {"epoch": 2}, "u", "1")
     with pytest.raises(Conflict):
-        Writer(api, lambda: None).carry_out(Plan((write, event)))  # type: ignore[arg-type]
+        Writer(api, lambda: None, Store()).carry_out(Plan((write, event)))  # type: ignore[arg-type]
     assert api.writes == []
 
 
@@ -124,7 +126,7 @@ def test_a_refused_worker_object_ends_nothing_and_is_told_with_what_was_said() -
         Ensure({"kind": kind, "metadata": {"name": "m", "namespace": "ns"}})
         for kind in ("Service", "Deployment", "Role")
     ]
-    refused = Writer(api, lambda: None).carry_out(Plan(tuple(objects)))  # type: ignore[arg-type]
+    refused = Writer(api, lambda: None, Store()).carry_out(Plan(tuple(objects)))  # type: ignore[arg-type]
     assert refused == {("Deployment", "m"): "admission webhook denied the request"}
     assert [path.rsplit("/", 2)[1] for _, path in api.writes] == ["services", "roles"]
 
@@ -136,13 +138,13 @@ def test_any_other_refusal_ends_the_pass() -> None:
 
     write = WriteAssignment("ns", "m", {"epoch": 2}, "u", "1")
     with pytest.raises(Refused):
-        Writer(Strict(), lambda: None).carry_out(Plan((write,)))  # type: ignore[arg-type]
+        Writer(Strict(), lambda: None, Store()).carry_out(Plan((write,)))  # type: ignore[arg-type]
 
 
 def test_an_event_told_before_is_no_failure() -> None:
     api = FakeApi()
     event = PostEvent("PolicyRollout", "ns", "r", "uid-1234567", "Normal", "Started", "", "k-1")
-    writer = Writer(api, lambda: None)  # type: ignore[arg-type]
+    writer = Writer(api, lambda: None, Store())  # type: ignore[arg-type]
     writer.carry_out(Plan((event, event)))
     assert len(api.writes) == 1
 
@@ -151,7 +153,7 @@ def test_the_log_has_one_line_for_each_event_that_is_new(caplog: pytest.LogCaptu
     told = PostEvent("PolicyRollout", "ns", "r", "u-1234567", "Normal", "Started", "at 1 %", "k")
     harm = PostEvent("AdaptiveModel", "ns", "m", "u-1234567", "Warning", "Harmful", "0.05", "h")
     caplog.set_level(logging.INFO, "trimwheel_operator")
-    Writer(FakeApi(), lambda: None).carry_out(Plan((told, told, harm)))  # type: ignore[arg-type]
+    Writer(FakeApi(), lambda: None, Store()).carry_out(Plan((told, told, harm)))  # type: ignore[arg-type]
     assert [(one.levelname, one.getMessage()) for one in caplog.records] == [
         ("INFO", "PolicyRollout ns/r: Started: at 1 %"),
         ("WARNING", "AdaptiveModel ns/m: Harmful: 0.05"),
@@ -174,3 +176,38 @@ def test_probes_and_raw_events_are_not_logged() -> None:
     )
     assert [name for name in quiet + told if f"usual of {name}" in done.stderr] == list(told)
     assert all(f"trouble of {name}" in done.stderr for name in quiet + told)
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["changed", "gone"])
+def test_after_a_conflict_the_store_knows_what_is_there_now(there: bool) -> None:
+    """Else the next pass would decide on the same old object, and meet the same conflict."""
+
+    class Changed(FakeApi):
+        def merge(self, path: str, body: Any) -> Any:
+            raise Conflict(path)
+
+    store, api = Store(), Changed()
+    store.add_kind("PolicyRollout", by_model)
+    metadata = {"namespace": "ns", "name": "r", "uid": "u", "resourceVersion": "1"}
+    store.put("PolicyRollout", {"metadata": metadata, "spec": {"model": "m"}})
+    newer = {"metadata": metadata | {"resourceVersion": "7"}, "spec": {"model": "m"}}
+    api.objects = {path_of("PolicyRollout", "ns", "r"): newer} if there else {}
+    action = PatchStatus("PolicyRollout", "ns", "r", "u", "1", {"step": 1})
+    with pytest.raises(Conflict):
+        Writer(api, lambda: None, store).carry_out(Plan((action,)))  # type: ignore[arg-type]
+    entry = store.find("PolicyRollout", "ns", "r")
+    assert (entry.version if entry else None) == (7 if there else None)
+
+
+def test_what_was_written_is_in_the_store_before_any_watch_tells() -> None:
+    class Server(FakeApi):
+        def merge(self, path: str, body: Any) -> Any:
+            metadata = {**body["metadata"], "namespace": "ns", "name": "r", "resourceVersion": "9"}
+            return {"metadata": metadata, "spec": {"model": "m"}, "status": body["status"]}
+
+    store = Store()
+    store.add_kind("PolicyRollout", by_model)
+    action = PatchStatus("PolicyRollout", "ns", "r", "u", "1", {"step": 1})
+    Writer(Server(), lambda: None, store).carry_out(Plan((action,)))  # type: ignore[arg-type]
+    entry = store.find("PolicyRollout", "ns", "r")
+    assert entry is not None and entry.item["status"] == {"step": 1}

@@ -208,6 +208,17 @@ def test_an_invalid_policy_says_which_field(world: World) -> None:
     assert stalled.message.startswith("policy.exit.thresholds.0: ")
 
 
+def test_thousands_of_policies_are_written_in_parts_and_hold_up_no_decision(world: World) -> None:
+    for number in range(250):
+        world.put("AdaptivePolicy", f"p{number}", {"model": "router", "policy": {}})
+    written = []
+    for _ in range(4):
+        made = world.after(1).look()
+        written.append(sum(getattr(one, "kind", "") == "AdaptivePolicy" for one in made.actions))
+    assert written == [100, 100, 50, 0]
+    assert world.after(1).look().next_look == world.settings.resync
+
+
 # --- tuning ------------------------------------------------------------------------------------
 
 

@@ -17,6 +17,7 @@ from trimwheel_api.errors import SpecInvalid
 from trimwheel_api.kinds import KINDS
 from trimwheel_api.kinds.policy_rollout import GuardStatus
 from trimwheel_operator.handlers import registry
+from trimwheel_operator.informers import by_label, watched
 from trimwheel_operator.metrics import OperatorMetrics
 from trimwheel_operator.plan.actions import (
     Decided,
@@ -26,7 +27,6 @@ from trimwheel_operator.plan.actions import (
 )
 from trimwheel_operator.raw import acknowledgement, held_since, tuning_job
 from trimwheel_operator.settings import from_environment
-from trimwheel_operator.watching import key_of
 
 JSON = st.recursive(
     st.integers() | st.text(max_size=3) | st.booleans(),
@@ -94,9 +94,9 @@ def test_leases_and_jobs_are_read_by_what_they_say() -> None:
 
 def test_labelled_objects_lead_back_to_their_model() -> None:
     labels = {names.LABEL_MODEL: "router"}
-    assert key_of({"metadata": {"namespace": "team", "labels": labels}}) == ("team", "router")
+    assert by_label({"metadata": {"namespace": "team", "labels": labels}}) == ("team", "router")
     labels[names.LABEL_MODEL_NAMESPACE] = "other"
-    assert key_of({"metadata": {"namespace": "team", "labels": labels}}) == ("other", "router")
+    assert by_label({"metadata": {"namespace": "team", "labels": labels}}) == ("other", "router")
 
 
 def test_settings_come_from_the_environment_and_name_a_bad_variable() -> None:
@@ -123,11 +123,12 @@ def test_gauges_end_when_no_rollout_is_left_to_speak_of_and_a_models_with_the_mo
     assert told() == set()
 
 
-def test_every_kind_has_an_event_handler_and_none_that_touches_users_objects() -> None:
+def test_no_handler_of_kopf_touches_users_objects_and_informers_watch_every_kind() -> None:
     app: Any = object()
     found: Any = registry(app)
-    watched = {handler.selector.any_name for handler in found._watching.get_all_handlers()}
-    assert watched == {kind.plural for kind in KINDS}
+    handled = {handler.selector.any_name for handler in found._watching.get_all_handlers()}
+    assert handled == {"adaptivemodels"}
+    assert {kind.name for kind in KINDS} <= {target.kind for target in watched("ns")}
     for other in (found._changing, found._spawning):
         assert not other.get_all_handlers()
 

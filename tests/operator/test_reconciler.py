@@ -1,9 +1,9 @@
-"""One task a model: marks, failures, and models of which nothing is left."""
+"""Passes of models: marks, failures, and models of which nothing is left."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from trimwheel_operator.metrics import OperatorMetrics
 from trimwheel_operator.plan.actions import Place, Plan
 from trimwheel_operator.plan.observed import ObservedState
 from trimwheel_operator.reconcile import Reconciler
+from trimwheel_operator.schedule import FairQueue
 from trimwheel_operator.settings import Settings
 
 
@@ -43,63 +44,89 @@ class Nothing:
 
 
 class Held:
+    holds = True
+
     def held(self) -> bool:
-        return True
+        return self.holds
 
 
 KEY = ("team", "router")
 
 
-def running(gatherer: Script, writer: Nothing | None = None) -> Reconciler:
-    parts: Any = (gatherer, writer or Nothing(), Held(), OperatorMetrics())
-    reconciler = Reconciler(*parts)
-    reconciler.start()
-    return reconciler
+@pytest.fixture
+def running() -> Iterator[Callable[..., Reconciler]]:
+    started: list[Reconciler] = []
+
+    def start(gatherer: Script, writer: Nothing | None = None, leader: Any = None) -> Reconciler:
+        parts: Any = (gatherer, writer or Nothing(), leader or Held(), OperatorMetrics())
+        reconciler = Reconciler(*parts, FairQueue(2))
+        reconciler.start()
+        started.append(reconciler)
+        return reconciler
+
+    yield start
+    for one in started:
+        one.stop()
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.01)
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
-async def test_many_marks_make_one_pass(world: Any) -> None:
+def test_many_marks_make_one_pass(world: Any, running: Any) -> None:
     gatherer = Script(world, [])
     reconciler = running(gatherer)
     for _ in range(50):
         reconciler.mark(KEY)
-    await until(lambda: gatherer.looks > 0)
-    await asyncio.sleep(0.2)
+    until(lambda: gatherer.looks > 0)
+    time.sleep(0.2)
     assert gatherer.looks <= 2 and reconciler.keys() == [KEY]
-    await reconciler.stop()
 
 
 @pytest.mark.parametrize("error", [Conflict("changed"), Unavailable("away"), KeyError("a defect")])
-async def test_a_failed_pass_is_tried_again(world: Any, error: Exception) -> None:
+def test_a_failed_pass_is_tried_again(world: Any, running: Any, error: Exception) -> None:
     gatherer = Script(world, [error])
     reconciler = running(gatherer)
     reconciler.mark(KEY)
-    await until(lambda: gatherer.looks >= 2)
+    until(lambda: gatherer.looks >= 2)
     assert reconciler.alive()
-    await reconciler.stop()
 
 
-async def test_a_refused_object_is_looked_at_again_at_once_and_then_in_time(world: Any) -> None:
+def test_a_refused_object_is_looked_at_again_at_once_and_then_in_time(
+    world: Any, running: Any
+) -> None:
     world.model(engine={"threads": 4})  # so that the plan asks for the Deployment
     gatherer = Script(world, [])
     reconciler = running(gatherer, Nothing({("Deployment", "router"): "denied"}))
     reconciler.mark(KEY)
-    await until(lambda: gatherer.looks >= 2)
-    await asyncio.sleep(0.3)
+    until(lambda: gatherer.looks >= 2)
+    time.sleep(0.3)
     assert gatherer.looks == 2
-    await reconciler.stop()
 
 
-async def test_a_model_of_which_nothing_is_left_is_forgotten(world: Any) -> None:
+def test_a_model_of_which_nothing_is_left_is_forgotten(world: Any, running: Any) -> None:
     gone = ObservedState(namespace="team", name="router", settings=Settings())
     gatherer = Script(world, [gone])
     reconciler = running(gatherer)
     reconciler.mark(KEY)
-    await until(lambda: gatherer.looks > 0 and reconciler.keys() == [])
+    until(lambda: gatherer.looks > 0 and reconciler.keys() == [])
     assert reconciler.alive()
-    await reconciler.stop()
+
+
+def test_who_does_not_lead_looks_at_nothing_and_shows_nothing(world: Any, running: Any) -> None:
+    """Gauges of an operator that stands by would keep the alerts of another time firing."""
+    gatherer, leader = Script(world, []), Held()
+    reconciler = running(gatherer, leader=leader)
+    reconciler.mark(KEY)
+    until(lambda: reconciler.keys() == [KEY])
+    leader.holds = False
+    until(lambda: reconciler.keys() == [])
+    looks = gatherer.looks
+    reconciler.mark(KEY)
+    time.sleep(0.7)
+    assert gatherer.looks == looks
+    leader.holds = True
+    until(lambda: gatherer.looks > looks)

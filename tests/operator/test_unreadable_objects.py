@@ -7,12 +7,18 @@ from typing import Any
 
 import pytest
 
+from trimwheel_api import names
+from trimwheel_api.kinds import TuningRun
+from trimwheel_operator import manifests
 from trimwheel_operator.gather import Gatherer, Memory
+from trimwheel_operator.informers import watched
 from trimwheel_operator.plan import plan
 from trimwheel_operator.plan.actions import DeleteJob, PatchStatus, WriteAssignment
 from trimwheel_operator.plan.observed import ObservedState, Unreadable
+from trimwheel_operator.raw import Parser
 from trimwheel_operator.reconcile import is_gone
 from trimwheel_operator.settings import Settings
+from trimwheel_operator.store import Entry, Store
 
 World = Any
 Document = dict[str, Any]
@@ -67,21 +73,93 @@ def test_a_model_of_which_something_is_left_that_cannot_be_read_is_not_forgotten
     assert is_gone(ObservedState("team", "router", Settings()))
 
 
-def test_the_gatherer_says_what_it_could_not_read(started: Any, world: World) -> None:
-    """A TuningRun of a later version, with a field that this one does not know."""
-    run = {
-        "metadata": {"name": "t", "namespace": "team", "uid": "u-t"},
-        "spec": {"model": "router", "colour": "red"},
-    }
+def gathered(world: World, *items: tuple[str, Document]) -> ObservedState:
+    """What is gathered of `team/router` when these objects are there."""
 
     class Api:
         def find(self, path: str) -> Any:
             return None
 
-        def list(self, path: str, labels: str = "") -> Any:
-            return ([run] if path.endswith("/tuningruns") else []), "1"
+    store = Store()
+    for target in watched("trimwheel-system"):
+        store.add_kind(target.kind, target.group)
+    for number, (kind, item) in enumerate(items):
+        metadata = {"namespace": "team", "uid": f"u-{number}", "resourceVersion": "1"}
+        store.put(kind, {**item, "metadata": metadata | item["metadata"]})
+    parts: Any = {"api": Api(), "store": store, "admission": None, "evidence": None}
+    return Gatherer(**parts, settings=Settings()).gather("team", "router", Memory(), world.now)
 
-    parts: Any = {"api": Api(), "admission": None, "evidence": None, "settings": Settings()}
-    state = Gatherer(**parts).gather("team", "router", Memory(), world.now)
+
+def test_the_gatherer_says_what_it_could_not_read(world: World) -> None:
+    """A TuningRun of a later version, with a field that this one does not know."""
+    run = {
+        "metadata": {"name": "t", "namespace": "team", "uid": "u-t"},
+        "spec": {"model": "router", "colour": "red"},
+    }
+    state = gathered(world, ("TuningRun", run))
     assert state.unreadable == (Unreadable("TuningRun", "t", "u-t"),)
     assert state.runs == ()
+
+
+LABELS = {names.LABEL_MODEL: "router", names.LABEL_MODEL_NAMESPACE: "team"}
+HEALTHY: dict[str, Document] = {
+    "AdaptivePolicy": {"spec": {"model": "router", "policy": {}}},
+    "TuningRun": {"spec": {"model": "router"}},
+    "PolicyRollout": {
+        "spec": {"model": "router", "policy": "p", "policyDigest": "sha256:" + "a" * 64,
+                 "requestedBy": "ann"},
+    },
+    "Pod": {
+        "labels": manifests.labels("router"),
+        "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]},
+    },
+    "Lease": {
+        "labels": LABELS,
+        "annotations": {names.ANNOTATION_EPOCH: "7"},
+        "spec": {"renewTime": "2026-01-01T00:00:00Z"},
+    },
+    "Job": {"labels": LABELS, "status": {}},
+}  # fmt: skip
+FIELD = {
+    "AdaptivePolicy": "policies", "TuningRun": "runs", "PolicyRollout": "rollouts", "Pod": "pods",
+    "Lease": "acknowledgements", "Job": "jobs",
+}  # fmt: skip
+BROKEN: dict[str, Document] = {
+    "AdaptivePolicy": {"spec": {"model": "router", "policy": 7}},
+    "TuningRun": {"spec": {"model": "router", "budget": "all"}},
+    "PolicyRollout": {"spec": {"model": "router", "policyDigest": ["x"]}},
+    "Pod": {
+        "labels": manifests.labels("router"), "status": {"phase": "Running", "conditions": [{}]},
+    },
+    "Lease": {
+        "labels": LABELS,
+        "annotations": {names.ANNOTATION_EPOCH: "9" * 5000},
+        "spec": {"renewTime": "2026-01-01T00:00:00Z"},
+    },
+    "Job": {"labels": LABELS, "status": {"conditions": [{"status": "True"}]}},
+}  # fmt: skip
+
+
+def named(name: str, document: Document) -> Document:
+    place = {key: document[key] for key in ("labels", "annotations") if key in document}
+    rest = {key: value for key, value in document.items() if key not in place}
+    return {"metadata": {"name": name, **place}, **rest}
+
+
+@pytest.mark.parametrize("kind", HEALTHY)
+def test_one_broken_object_of_a_kind_never_hides_the_healthy_one_beside_it(
+    world: World, kind: str
+) -> None:
+    good, bad = named("b", HEALTHY[kind]), named("a", BROKEN[kind])
+    state = gathered(world, (kind, bad), (kind, good))
+    assert len(getattr(state, FIELD[kind])) == 1
+
+
+def test_a_broken_object_is_complained_of_once(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    entry = Entry(named("a", BROKEN["TuningRun"]), ("team", "router"), 1, 0.0)
+    entry.item["metadata"] |= {"namespace": "team", "uid": "u"}
+    for _ in range(3):
+        assert Parser().parse(TuningRun, entry) is None
+    assert len(caplog.records) == 1

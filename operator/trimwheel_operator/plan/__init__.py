@@ -44,8 +44,11 @@ def plan(state: ObservedState, now: datetime) -> Plan:
     else:
         worker_objects = _model(draft, model, mistake)
     told = draft.take_events()
-    later = [*policies.patches(draft), *tuning.story(draft), *draft.take_events()]
+    patches = policies.patches(draft)
+    later = [*patches, *tuning.story(draft), *draft.take_events()]
     next_look = attempt(draft, _next_look, otherwise=state.settings.scrape_interval)
+    if len(patches) >= policies.MOST_PATCHES:
+        next_look = SOONEST
     report_failures(draft)
     if model is not None:
         attempt(draft, models.report_stalled, model, mistake, otherwise=None)

@@ -17,11 +17,18 @@ from trimwheel_operator.plan.draft import Draft, status_patch
 from trimwheel_operator.plan.isolation import attempt
 
 
+MOST_PATCHES = 100
+"""In one pass: of a model with thousands of policies the next pass writes more, and whatever is
+decided in between does not wait for them."""
+
+
 def patches(draft: Draft) -> list[Action]:
-    """Status patches of the model's policies."""
+    """Status patches of the model's policies, at most `MOST_PATCHES`."""
     found: list[Action] = []
     for policy in draft.state.policies:
         found += attempt(draft, _patch, policy, otherwise=[])
+        if len(found) >= MOST_PATCHES:
+            break
     return found
 
 
