@@ -124,6 +124,9 @@ class Reason:
     # AdaptiveModel
     WORKERS_READY = "WorkersReady"  # every replica is Ready and on the current epoch
     WORKERS_NOT_READY = "WorkersNotReady"  # some replica is missing, starting or behind
+    POD_CANNOT_START = "PodCannotStart"  # a container fails or cannot be made; it is named
+    POD_UNSCHEDULABLE = "PodUnschedulable"  # no node takes the pod
+    PODS_REFUSED = "PodsRefused"  # the API server refuses pods: a quota, a webhook
     APPLYING = "Applying"  # the spec is being turned into objects
     APPLIED = "Applied"  # the spec is applied
     INVALID_SPEC = "InvalidSpec"  # a field breaks a rule that the schema could not express

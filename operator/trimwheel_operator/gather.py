@@ -11,6 +11,7 @@ The few things that no object says (what this process applied, when it last rene
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -29,6 +30,7 @@ from trimwheel_api.kinds import (
 )
 from trimwheel_operator import manifests
 from trimwheel_operator.admission import AdmissionTest
+from trimwheel_operator.causes import cause_of, pods_of
 from trimwheel_operator.cluster import KubeApi, path_of
 from trimwheel_operator.evidence import EvidenceReader
 from trimwheel_operator.plan import phases, stable
@@ -36,6 +38,7 @@ from trimwheel_operator.plan.actions import Ensure, Place, Plan, RuleFailure, Wr
 from trimwheel_operator.plan.observed import (
     UNCHECKED,
     AdmissionCheck,
+    Cause,
     Children,
     Evidence,
     ObservedState,
@@ -55,6 +58,8 @@ from trimwheel_operator.raw import (
 from trimwheel_operator.schedule import Key
 from trimwheel_operator.settings import Settings
 from trimwheel_operator.store import Entry, Store
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -125,7 +130,7 @@ class Gatherer:
             rollouts=rollouts,
             approvals=approvals,
             runs=self._of_model(parser, TuningRun, key),
-            jobs=each(tuning_job, self.store.of_group("Job", key)),
+            jobs=each(partial(tuning_job, self._pods(key)), self.store.of_group("Job", key)),
             pods=pods,
             acknowledgements=acknowledgements,
             children=children,
@@ -232,11 +237,24 @@ class Gatherer:
         return Children(
             hashes=hashes,
             deployment=deployment_state(live.get("Deployment", {})),
+            cause=self._cause(live.get("Deployment", {}), model),
             cluster_ip=str(live.get("Service", {}).get("spec", {}).get("clusterIP", "")),
             refused=dict(memory.refused),
             taken=frozenset(taken),
             check=due,
         )
+
+    def _pods(self, key: Key) -> list[Json]:
+        return [entry.item for entry in self.store.of_group("Pod", key)]
+
+    def _cause(self, deployment: Json, model: AdaptiveModel) -> Cause | None:
+        """What keeps workers from starting; of an odd pod nothing is known."""
+        pods = self._pods((model.metadata.namespace, model.name))
+        try:
+            return cause_of(deployment, pods_of(manifests.selector(model.name), pods))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            log.warning("%s: a pod's status is not understood: %r", model.name, error)
+            return None
 
     def _child(self, kind: str, model: AdaptiveModel, memory: Memory, due: bool) -> Json | None:
         """A Deployment is watched, unless it is somebody else's; a Service is read now and then."""

@@ -13,6 +13,7 @@ from trimwheel_api.kinds import TuningRun
 from trimwheel_api.values import seconds
 from trimwheel_operator.manifests import (
     GRACE_SECONDS,
+    LAST_WORDS,
     from_field,
     pull_secrets,
     restricted,
@@ -78,6 +79,7 @@ def tuning_job(run: TuningRun, timeout: str, settings: Settings) -> Json:
         ],
         "resources": dict(settings.job_resources),
         "volumeMounts": mounts,
+        "terminationMessagePolicy": LAST_WORDS,
         "securityContext": restricted(),
     }
     return {

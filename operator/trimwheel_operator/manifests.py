@@ -18,6 +18,8 @@ from trimwheel_operator.settings import Settings
 Json = dict[str, Any]
 
 GRACE_SECONDS = 30
+LAST_WORDS = "FallbackToLogsOnError"
+"""The end of a failed container's log is in its pod's status, where `causes` reads it."""
 _STARTUP_PERIODS = 150
 
 
@@ -134,7 +136,10 @@ def _service(model: AdaptiveModel, settings: Settings) -> Json:
 
 
 def _deployment(model: AdaptiveModel, settings: Settings) -> Json:
-    """Pods are replaced in place: a GPU that is asked for twice at once deadlocks a full node."""
+    """No pod that serves ends before its successor is Ready: a bad spec takes nobody away.
+
+    On a node without a second GPU the successor waits, and the model's condition says for what.
+    """
     annotations = {
         "prometheus.io/scrape": "true",
         "prometheus.io/port": str(names.WORKER_PROBES_PORT),
@@ -149,7 +154,7 @@ def _deployment(model: AdaptiveModel, settings: Settings) -> Json:
             "selector": {"matchLabels": selector(model.name)},
             "strategy": {
                 "type": "RollingUpdate",
-                "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1},
+                "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0},
             },
             "template": {
                 "metadata": {"labels": labels(model.name), "annotations": annotations},
@@ -189,6 +194,7 @@ def _fetch(model: AdaptiveModel, settings: Settings, mounts: list[Json]) -> Json
             *(dict(one) for one in settings.worker_env),
         ],
         "volumeMounts": mounts,
+        "terminationMessagePolicy": LAST_WORDS,
         "securityContext": restricted(),
     }
 
@@ -236,6 +242,7 @@ def _worker(model: AdaptiveModel, settings: Settings, mounts: list[Json]) -> Jso
         "startupProbe": _probe("ready", period=2, failures=_STARTUP_PERIODS),
         "readinessProbe": _probe("ready", period=2, failures=3),
         "livenessProbe": _probe("live", period=10, failures=6),
+        "terminationMessagePolicy": LAST_WORDS,
         "securityContext": restricted(),
     }
 

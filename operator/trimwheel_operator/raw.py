@@ -6,7 +6,7 @@ Called by `gather`. Pure, but for the log line about an object that does not par
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ from trimwheel_api import names
 from trimwheel_api.kinds import AdaptiveModel, Resource
 from trimwheel_api.times import parse
 from trimwheel_operator import manifests
+from trimwheel_operator.causes import cause_of, pods_of
 from trimwheel_operator.plan.observed import (
     Acknowledgement,
     DeploymentState,
@@ -91,8 +92,8 @@ def serving_pod(model: str, heard: Container[str], pod: Json) -> Pod | None:
     return Pod(metadata["name"], metadata["uid"], ready)
 
 
-def tuning_job(job: Json) -> TuningJob:
-    """The part of a Job that the tuning story reads."""
+def tuning_job(pods: Sequence[Json], job: Json) -> TuningJob:
+    """The part of a Job that the tuning story reads; its pod is among `pods`."""
     metadata = job["metadata"]
     ended = {
         one["type"]: one
@@ -101,13 +102,15 @@ def tuning_job(job: Json) -> TuningJob:
     }
     failure = ended.get("Failed", {})
     parts = (failure.get("reason", ""), failure.get("message", ""))
+    run_uid = metadata["labels"].get(names.LABEL_TUNING_RUN_UID, "")
     return TuningJob(
         name=metadata["name"],
         uid=metadata["uid"],
-        run_uid=metadata["labels"].get(names.LABEL_TUNING_RUN_UID, ""),
+        run_uid=run_uid,
         finished=bool(ended),
         failed="Failed" in ended,
         message=": ".join(part for part in parts if part),
+        cause=cause_of({}, pods_of({names.LABEL_TUNING_RUN_UID: run_uid}, pods)),
     )
 
 

@@ -95,8 +95,10 @@ class Reconciler:
                 self._stand_by()
                 continue
             taken = self._queue.take(STANDBY_POLL)
-            if taken is not None:
+            if taken is not None and self._leader.held():
                 self._look(*taken)
+            elif taken is not None:
+                self._queue.done(taken[0], 0.0, taken[1])
 
     def _stand_by(self) -> None:
         """Another operator may have written since: what we remember, and show, is worth nothing."""

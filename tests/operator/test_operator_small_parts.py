@@ -89,7 +89,7 @@ def test_leases_and_jobs_are_read_by_what_they_say() -> None:
     labels = {names.LABEL_TUNING_RUN_UID: "u"}
     job = {"metadata": {"name": "j", "uid": "x", "labels": labels},
            "status": {"conditions": [condition]}}  # fmt: skip
-    assert tuning_job(job).failed and tuning_job(job).message == "BackoffLimitExceeded"
+    assert tuning_job([], job).failed and tuning_job([], job).message == "BackoffLimitExceeded"
 
 
 def test_labelled_objects_lead_back_to_their_model() -> None:

@@ -7,6 +7,7 @@ after it, the stable policy follows from what is intended, and the status from e
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from hashlib import blake2b
 
 from trimwheel_api import names
 from trimwheel_api.errors import SpecInvalid
@@ -21,7 +22,7 @@ from trimwheel_operator.plan.actions import Action, Ensure
 from trimwheel_operator.plan.certificates import harm_since, of_intended
 from trimwheel_operator.plan.draft import Draft, owner_reference
 from trimwheel_operator.plan.isolation import attempt, failures
-from trimwheel_operator.plan.observed import ObservedState
+from trimwheel_operator.plan.observed import Cause, DeploymentState, ObservedState
 from trimwheel_operator.plan.outcomes import is_decision_on
 from trimwheel_operator.plan.phases import beyond_limits
 from trimwheel_operator.plan.stable import (
@@ -208,25 +209,42 @@ def _report_serving(
     draft: Draft, model: AdaptiveModel, choice: StableChoice, mistake: Mistake
 ) -> None:
     deployment, wanted = draft.state.children.deployment, model.spec.replicas
-    if trouble := _trouble(draft.state, mistake):
+    applied, cause = deployment.applied(wanted), draft.state.children.cause
+    trouble = _trouble(draft.state, mistake)
+    if trouble:
         draft.model_condition(names.RECONCILING, False, trouble[0], "")
     else:
-        applied = deployment.applied(wanted)
-        draft.model_condition(
-            names.RECONCILING,
-            not applied,
-            Reason.APPLIED if applied else Reason.APPLYING,
-            "" if applied else f"{deployment.updated} of {wanted} workers run this spec",
-        )
+        reason = Reason.APPLIED if applied else cause.reason if cause else Reason.APPLYING
+        said = "" if applied else _progress(deployment, wanted, cause)
+        draft.model_condition(names.RECONCILING, not applied, reason, said)
     behind = _behind(draft)
-    ready = deployment.ready >= wanted and deployment.applied(wanted) and not behind
+    ready = deployment.ready >= wanted and applied and not behind
     message = f"{deployment.ready} of {wanted} workers are ready"
+    reason = Reason.WORKERS_READY if ready else Reason.WORKERS_NOT_READY
+    if not applied and deployment.ready >= wanted:
+        message += f", {deployment.updated} of them run this spec"
     if behind:
         message += f"; behind the current epoch: {', '.join(behind[:5])}"
-    reason = Reason.WORKERS_READY if ready else Reason.WORKERS_NOT_READY
+    if cause and not ready:
+        reason, message = cause.reason, f"{message}: {cause.message}"
     if trouble:
         ready, (reason, message) = False, trouble
+    if cause and not trouble:
+        _tell_cause(draft, model, cause)
     draft.model_condition(names.READY, ready, reason, message)
+
+
+def _progress(deployment: DeploymentState, wanted: int, cause: Cause | None) -> str:
+    said = f"{deployment.updated} of {wanted} workers run this spec"
+    return f"{said}: {cause.message}" if cause else said
+
+
+def _tell_cause(draft: Draft, model: AdaptiveModel, cause: Cause) -> None:
+    """An Event when another cause keeps the workers from starting than the last that was told."""
+    before = model.status.condition(names.READY)
+    if before is None or cause.message not in before.message:
+        key = f"cause-{blake2b(cause.message.encode(), digest_size=8).hexdigest()}"
+        draft.tell(model.kind, model.metadata, cause.reason, cause.message, "Warning", key)
 
 
 def report_stalled(draft: Draft, model: AdaptiveModel, mistake: Mistake) -> None:

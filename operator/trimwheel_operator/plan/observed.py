@@ -64,12 +64,22 @@ class DeploymentState:
 
 
 @dataclass(frozen=True, slots=True)
+class Cause:
+    """Why pods do not start."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Children:
     """Objects that the operator made for the model."""
 
     hashes: Mapping[tuple[str, str], str] = field(default_factory=dict)
     """(kind, name) -> hash of the manifest it was last made from; absent objects are absent."""
     deployment: DeploymentState = DeploymentState()
+    cause: Cause | None = None
+    """What keeps the workers from starting."""
     cluster_ip: str = ""
     refused: Mapping[tuple[str, str], str] = field(default_factory=dict)
     """(kind, name) -> what the API server said when it last refused this object."""
@@ -116,6 +126,8 @@ class TuningJob:
     finished: bool = False
     failed: bool = False
     message: str = ""
+    cause: Cause | None = None
+    """What keeps its pod from starting."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,6 @@ from trimwheel_operator.plan.certificates import Standing, revocation, standing
 from trimwheel_operator.plan.draft import Draft, status_patch
 from trimwheel_operator.plan.isolation import attempt
 
-
 MOST_PATCHES = 100
 """In one pass: of a model with thousands of policies the next pass writes more, and whatever is
 decided in between does not wait for them."""

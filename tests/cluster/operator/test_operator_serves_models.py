@@ -25,7 +25,8 @@ def test_a_model_becomes_ready_dense_and_gets_its_worker_objects(
     assert status["endpoint"].startswith("http://127.")
     assert team.assignment["epoch"] == 1
     deployment = admin.apps.read_namespaced_deployment(MODEL, team.namespace)
-    assert deployment.spec.strategy.rolling_update.max_surge == 0
+    strategy = deployment.spec.strategy.rolling_update
+    assert (strategy.max_surge, strategy.max_unavailable) == (1, 0)
     assert deployment.metadata.owner_references[0].kind == "AdaptiveModel"
 
 
