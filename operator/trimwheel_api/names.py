@@ -62,6 +62,7 @@ LABEL_MODEL = f"{GROUP}/model"
 LABEL_MODEL_NAMESPACE = f"{GROUP}/model-namespace"
 """Back-reference of a TuningRun Job, which runs in another namespace than its model."""
 LABEL_TUNING_RUN = f"{GROUP}/tuning-run"
+LABEL_MODEL_UID = f"{GROUP}/model-uid"
 LABEL_TUNING_RUN_UID = f"{GROUP}/tuning-run-uid"
 LABEL_DIGEST = f"{GROUP}/digest"
 """First 16 hex characters of a policy digest: a whole digest is too long for a label."""
@@ -192,6 +193,8 @@ class Reason:
     FAILED = "Failed"
     JOB_FAILED = "JobFailed"
     TOO_FEW_RECORDS = "TooFewRecords"
+    STOPPED = "Stopped"
+    MODEL_DELETED = "ModelDeleted"  # while its TuningRun ran: the Job was stopped
     SUPERSEDED = "Superseded"  # harm started a newer TuningRun; this one's window is mixed
 
 

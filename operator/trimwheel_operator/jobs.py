@@ -40,7 +40,7 @@ def job_name(run: TuningRun) -> str:
     return f"tuning-{run.metadata.uid[:8]}-{run.name}"[:MAX_LABEL].rstrip("-.")
 
 
-def tuning_job(run: TuningRun, timeout: str, settings: Settings) -> Json:
+def tuning_job(run: TuningRun, timeout: str, settings: Settings, model_uid: str = "") -> Json:
     """The Job of a TuningRun: in the release's namespace, found by labels, removed by its TTL.
 
     No ownerReference: the garbage collector deletes objects whose owner is in another namespace.
@@ -52,6 +52,7 @@ def tuning_job(run: TuningRun, timeout: str, settings: Settings) -> Json:
         names.LABEL_MANAGED_BY: names.OPERATOR_ACCOUNT,
         names.LABEL_MODEL: run.spec.model,
         names.LABEL_MODEL_NAMESPACE: run.metadata.namespace,
+        names.LABEL_MODEL_UID: model_uid,
         names.LABEL_TUNING_RUN: run.name[:MAX_LABEL].rstrip("-."),
         names.LABEL_TUNING_RUN_UID: run.metadata.uid,
     }

@@ -110,6 +110,7 @@ def tuning_job(pods: Sequence[Json], job: Json) -> TuningJob:
         finished=bool(ended),
         failed="Failed" in ended,
         message=": ".join(part for part in parts if part),
+        model_uid=metadata["labels"].get(names.LABEL_MODEL_UID, ""),
         cause=cause_of({}, pods_of({names.LABEL_TUNING_RUN_UID: run_uid}, pods)),
     )
 

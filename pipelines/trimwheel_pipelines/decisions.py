@@ -31,7 +31,7 @@ from trimwheel_pipelines.watch import state_of
 LEAST_COOL_DOWN = 60.0
 MOST_COOL_DOWN = 86_400.0
 """A search that failed is tried again after the block length, then twice as late each time."""
-FRUITLESS = (Reason.NOTHING_CERTIFIED, Reason.FAILED)
+FRUITLESS = (Reason.NOTHING_CERTIFIED, Reason.FAILED, Reason.SUPERSEDED, Reason.STOPPED)
 
 
 @dataclass(frozen=True)
@@ -193,9 +193,12 @@ def _cooled(view: View) -> bool:
     for run in reversed(view.runs):
         if not _fruitless(view, run):
             break
-        # Overtaken by harm is no failure of a search.
+        # Overtaken by harm, or stopped with its model, is no failure of a search. Runs of earlier
+        # versions that were overtaken are Failed, with the reason in a condition.
         stalled = run.status.condition("Stalled")
-        fruitless += stalled is None or stalled.reason != Reason.SUPERSEDED
+        overtaken = stalled is not None and stalled.reason == Reason.SUPERSEDED
+        ended = run.status.outcome in (Reason.SUPERSEDED, Reason.STOPPED)
+        fruitless += not (overtaken or ended)
     if not fruitless:
         return True
     first = max(LEAST_COOL_DOWN, seconds(view.model.spec.drift.block))

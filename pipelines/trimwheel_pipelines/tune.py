@@ -86,7 +86,7 @@ def _played(world: World, reporter: Reporter, run: TuningRun) -> str:
         message = f"spec.model: there is no AdaptiveModel {run.spec.model!r}"
         reporter.finish(Reason.FAILED, Reason.MODEL_NOT_FOUND, message)
     except Gone:
-        _abandon(tuning, "KILLED", GONE, "The TuningRun was deleted.")
+        _abandon(tuning, "KILLED", GONE, "The TuningRun was deleted, or stopped by the operator.")
         raise
     except NotEnoughData as error:
         text = f"{error}; the incumbent stays"
@@ -94,7 +94,8 @@ def _played(world: World, reporter: Reporter, run: TuningRun) -> str:
         reporter.finish(Reason.FAILED, Reason.TOO_FEW_RECORDS, text)
     except Superseded as error:
         _abandon(tuning, "KILLED", Reason.SUPERSEDED, str(error))
-        reporter.finish(Reason.FAILED, Reason.SUPERSEDED, str(error))
+        reporter.finish(Reason.SUPERSEDED, Reason.SUPERSEDED, str(error))
+        return Reason.SUPERSEDED
     except SpecInvalid as error:
         text = f"{error}; the incumbent stays"
         _abandon(tuning, "FAILED", Reason.INVALID_SPEC, text)

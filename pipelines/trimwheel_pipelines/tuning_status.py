@@ -1,8 +1,9 @@
 """Writes a TuningRun's status while it runs, and tells the same story in the Job's log.
 
 Called by `tune` alone. The status is re-read before each write and written with the version that
-was read: the watch loop (drift) and the operator (Job) write other fields of it. A run that was
-deleted, or that a newer alarm has overtaken, is found out here and ends the Job.
+was read: the watch loop (drift) writes another field of it. From its first report on the conditions
+are this Job's, and after an outcome nobody's: a run that was deleted, that the operator ended (its
+model was deleted), or that a newer alarm has overtaken, is found out here and ends the Job.
 """
 
 from __future__ import annotations
@@ -28,10 +29,12 @@ log = logging.getLogger(__name__)
 PROGRESS_SECONDS = 2.0
 """Progress is written no more often than this."""
 _TRIES = 8
+_AS_INTENDED = frozenset({Reason.SUCCEEDED, Reason.NO_IMPROVEMENT, Reason.SUPERSEDED})
+"""Reasons with which a run ends that did what it was for, or gave way to a newer one."""
 
 
 class Gone(TrimwheelError):
-    """The TuningRun was deleted; nobody waits for a result."""
+    """The TuningRun was deleted, or ended by the operator; nobody waits for a result."""
 
 
 class Superseded(TrimwheelError):
@@ -69,9 +72,9 @@ class Reporter:
         self.phase(phase, message, **fields)
 
     def finish(self, outcome: str, reason: str, message: str, **fields: Any) -> None:
-        """The end: success is Ready, everything else Stalled with its reason."""
+        """The end: what went as intended is Ready, everything else Stalled with its reason."""
         log.info("%s: %s", outcome, message)
-        good = reason in (Reason.SUCCEEDED, Reason.NO_IMPROVEMENT)
+        good = reason in _AS_INTENDED
         done = {"outcome": outcome, "phase": "Finished", "finished_at": to_text(self.clock())}
         self._write(
             done | fields,
@@ -88,6 +91,8 @@ class Reporter:
         mine = next((run for run in runs if run.metadata.uid == self.uid), None)
         if mine is None:
             raise Gone(f"TuningRun {self.namespace}/{self.name} was deleted")
+        if mine.status.outcome:
+            raise Gone(f"{_subject(mine)} was ended: {mine.status.outcome}")
         later = [
             run.name
             for run in runs
@@ -101,6 +106,8 @@ class Reporter:
     def _write(self, fields: dict[str, Any], *rows: Row) -> None:
         for _ in range(_TRIES):
             observed = self._read()
+            if observed.status.outcome:
+                raise Gone(f"{_subject(observed)} was ended: {observed.status.outcome}")
             status = status_with(
                 observed.status, fields, rows, observed.metadata.generation, self.clock()
             )
@@ -140,6 +147,10 @@ def status_with(
     return status.model_copy(
         update=fields | {"conditions": conditions, "observed_generation": generation}
     )
+
+
+def _subject(run: TuningRun) -> str:
+    return f"TuningRun {run.metadata.namespace}/{run.name}"
 
 
 def _order(run: TuningRun) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from trimwheel_api.policy import DENSE
 from trimwheel_operator import manifests
 from trimwheel_operator.jobs import tuning_job
 from trimwheel_operator.plan.actions import Ensure, WriteAssignment
-from trimwheel_operator.plan.observed import TuningJob
+from trimwheel_operator.plan.observed import Cause, TuningJob
 from trimwheel_operator.plan.validation import first_mistake, mistakes
 from trimwheel_operator.raw import is_ours
 from trimwheel_operator.settings import Settings, from_environment
@@ -301,6 +302,83 @@ def test_a_job_whose_run_was_deleted_is_deleted(world: World) -> None:
     del world.objects["TuningRun", "t"]
     world.after(1).settle()
     assert world.jobs == {}
+
+
+def run_in_progress(world: World, phase: str = "Searching") -> World:
+    """A TuningRun whose Job has reported, as pipelines do."""
+    world.tuning("t")
+    world.after(1).settle()
+    item = world.objects["TuningRun", "t"]
+    condition = {
+        "type": "Ready", "status": "False", "reason": "Running", "message": "12 trials",
+        "lastTransitionTime": "2026-01-01T00:00:00Z", "observedGeneration": 1,
+    }  # fmt: skip
+    item["status"] = {**item["status"], "phase": phase, "conditions": [condition]}
+    world.touch(item)
+    return world
+
+
+@pytest.mark.parametrize("terminating", [True, False], ids=["being deleted", "deleted"])
+def test_deleting_a_model_stops_its_jobs_and_the_runs_say_so(
+    world: World, terminating: bool
+) -> None:
+    run_in_progress(world)
+    if terminating:
+        world.objects["AdaptiveModel", "router"]["metadata"]["deletionTimestamp"] = "2026-01-01"
+    else:
+        world.delete("AdaptiveModel", "router")
+    world.after(1).settle()
+    assert world.jobs == {}
+    status = world.status("TuningRun", "t")
+    assert (status.outcome, bool(status.finished_at)) == ("Stopped", True)
+    stalled = status.condition(names.STALLED)
+    assert stalled.reason == Reason.MODEL_DELETED
+    assert stalled.message.startswith("AdaptiveModel router was deleted; Job tuning-")
+    assert world.after(1).look().actions == ()
+
+
+def test_a_model_made_again_under_its_name_does_not_inherit_a_job(world: World) -> None:
+    run_in_progress(world)
+    [(name, job)] = world.jobs.items()
+    world.jobs[name] = replace(job, model_uid="uid-of-the-former")
+    world.after(1).settle()
+    assert world.jobs == {} and world.status("TuningRun", "t").outcome == "Stopped"
+
+
+def test_a_run_of_a_model_that_is_not_there_yet_waits_for_it(world: World) -> None:
+    world.delete("AdaptiveModel", "router")
+    world.tuning("t")
+    world.after(1).settle()
+    status = world.status("TuningRun", "t")
+    assert (status.outcome, status.condition(names.STALLED).reason) == ("", "ModelNotFound")
+    world.model(model={"uri": "u", "digest": "sha256:" + "a" * 64})
+    world.after(1).settle()
+    assert len(world.jobs) == 1
+
+
+def test_what_a_job_reported_is_the_jobs_while_it_runs(world: World) -> None:
+    """Whatever its pod looks like meanwhile: the operator has nothing to add."""
+    run_in_progress(world)
+    before = world.status("TuningRun", "t")
+    [(name, job)] = world.jobs.items()
+    world.jobs[name] = replace(job, cause=Cause(Reason.POD_CANNOT_START, "pod x: OOMKilled"))
+    world.after(30).settle()
+    assert world.status("TuningRun", "t") == before
+
+
+def test_a_job_whose_pod_cannot_start_says_why_in_its_run(world: World) -> None:
+    world.tuning("t")
+    world.after(1).settle()
+    [(name, job)] = world.jobs.items()
+    why = "pod tuning-x: container tune: ImagePullBackOff: Back-off pulling image"
+    world.jobs[name] = replace(job, cause=Cause(Reason.POD_CANNOT_START, why))
+    world.after(1).settle()
+    ready = world.status("TuningRun", "t").condition(names.READY)
+    assert (ready.reason, ready.message) == (Reason.POD_CANNOT_START, why)
+    assert [one.message for one in world.events].count(why) == 1
+    world.jobs[name] = job
+    world.after(1).settle()
+    assert world.status("TuningRun", "t").condition(names.READY).reason == Reason.RUNNING
 
 
 # --- manifests ---------------------------------------------------------------------------------

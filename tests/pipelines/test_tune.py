@@ -244,8 +244,26 @@ def test_a_run_overtaken_by_harm_ends_and_says_so(stage: Any, model: LoadedModel
         stage.objects.put(TuningRun, "harm", spec)
 
     stage.while_waiting = [harm]
-    assert stage.start(reason="CovariateDrift") == "Failed"
-    assert stage.condition(names.STALLED) == ("True", "Superseded")
+    assert stage.start(reason="CovariateDrift") == "Superseded"
+    assert stage.condition(names.READY) == ("True", "Superseded"), "it gave way as intended"
+    assert stage.condition(names.STALLED) == ("False", "Superseded")
+
+
+def test_a_run_that_the_operator_ended_ends_its_job_and_is_not_written_again(
+    stage: Any, model: LoadedModel
+) -> None:
+    """Else Job and operator would take each other's conditions back and forth."""
+    stage.declare(model.digest)
+    stage.traffic.write(400, stage.before)
+    ended: list[Any] = []
+
+    def stopped() -> None:
+        status = stage.run.status.model_copy(update={"outcome": "Stopped", "phase": "Searching"})
+        ended.append(stage.objects.write_status(stage.run, status).status)
+
+    stage.while_waiting = [stopped]
+    assert stage.start() == "Failed"
+    assert stage.run.status == ended[0]
 
 
 def test_a_deleted_run_ends_its_job(stage: Any, model: LoadedModel) -> None:

@@ -59,7 +59,8 @@ class TuningRunStatus(ConditionedStatus):
 
     outcome: str = Field(
         default="",
-        description="Certified, NothingCertified, NoImprovement or Failed; empty while running.",
+        description="Certified, NothingCertified, NoImprovement, Superseded (harm started a newer "
+        "run), Stopped (the model was deleted) or Failed; empty while running.",
     )
     phase: str = Field(
         default="", description="Collecting, Searching, Certifying, Registering or Finished."

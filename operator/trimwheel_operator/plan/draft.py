@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from hashlib import blake2b
 from typing import Any, Literal
 
 from trimwheel_api import names
@@ -260,6 +261,11 @@ def status_patch(kind: str, metadata: Metadata, before: Any, after: Any) -> list
             patch=patch,
         )
     ]
+
+
+def event_key(what: str, message: str) -> str:
+    """Key of an Event that is told once for each thing that it may say."""
+    return f"{what}-{blake2b(message.encode(), digest_size=8).hexdigest()}"
 
 
 def owner_reference(kind: str, metadata: Metadata) -> dict[str, Any]:

@@ -7,7 +7,6 @@ after it, the stable policy follows from what is intended, and the status from e
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from hashlib import blake2b
 
 from trimwheel_api import names
 from trimwheel_api.errors import SpecInvalid
@@ -20,7 +19,7 @@ from trimwheel_api.times import EPOCH, parse, parse_or, to_micro
 from trimwheel_operator import manifests
 from trimwheel_operator.plan.actions import Action, Ensure
 from trimwheel_operator.plan.certificates import harm_since, of_intended
-from trimwheel_operator.plan.draft import Draft, owner_reference
+from trimwheel_operator.plan.draft import Draft, event_key, owner_reference
 from trimwheel_operator.plan.isolation import attempt, failures
 from trimwheel_operator.plan.observed import Cause, DeploymentState, ObservedState
 from trimwheel_operator.plan.outcomes import is_decision_on
@@ -243,7 +242,7 @@ def _tell_cause(draft: Draft, model: AdaptiveModel, cause: Cause) -> None:
     """An Event when another cause keeps the workers from starting than the last that was told."""
     before = model.status.condition(names.READY)
     if before is None or cause.message not in before.message:
-        key = f"cause-{blake2b(cause.message.encode(), digest_size=8).hexdigest()}"
+        key = event_key("cause", cause.message)
         draft.tell(model.kind, model.metadata, cause.reason, cause.message, "Warning", key)
 
 

@@ -128,6 +128,8 @@ class TuningJob:
     message: str = ""
     cause: Cause | None = None
     """What keeps its pod from starting."""
+    model_uid: str = ""
+    """The model that it was made for; Jobs of earlier versions do not say."""
 
 
 @dataclass(frozen=True, slots=True)

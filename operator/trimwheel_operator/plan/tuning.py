@@ -1,7 +1,10 @@
 """TuningRuns become Jobs: one at a time for a model, found again by name, never twice.
 
-Pipelines write a run's status; the operator adds what they cannot know: that the Job was made,
-waits, or died without a word. A run that failed leaves the incumbent where it was. Pure.
+A run's conditions have one writer at a time. Until its Job has reported they are the operator's:
+the run waits, its Job was made, its pod cannot start. From then on they are the Job's, and the
+operator speaks once more only to end a run whose Job cannot: it died without a word, or the model
+was deleted. After an outcome nobody writes (`tuning_status` in pipelines keeps to the same).
+A run that failed leaves the incumbent where it was. Pure.
 """
 
 from __future__ import annotations
@@ -15,10 +18,12 @@ from trimwheel_api.names import Reason
 from trimwheel_api.times import to_text
 from trimwheel_operator.jobs import tuning_job
 from trimwheel_operator.plan.actions import Action, CreateJob, DeleteJob
-from trimwheel_operator.plan.draft import Draft, status_patch
+from trimwheel_operator.plan.draft import Draft, event_key, status_patch
 from trimwheel_operator.plan.isolation import attempt
 from trimwheel_operator.plan.observed import ObservedState, TuningJob
 from trimwheel_operator.plan.validation import first_mistake
+
+STOPPED = Reason.STOPPED
 
 
 def story(draft: Draft) -> list[Action]:
@@ -43,8 +48,8 @@ def story(draft: Draft) -> list[Action]:
 def _run(draft: Draft, run: TuningRun, job: TuningJob | None, busy: str) -> list[Action]:
     """What one unfinished run needs; `busy` is the run whose Job is under way."""
     model = draft.state.model
-    if model is None:
-        return _missing_model(draft, run)
+    if model is None or model.metadata.deletion_timestamp or (job and not is_for(job, model)):
+        return _without_model(draft, run, job)
     if job is not None:
         return _follow(draft, run, job)
     if was_created(run):
@@ -70,14 +75,20 @@ def was_created(run: TuningRun) -> bool:
     return started or (found is not None and found.reason == Reason.JOB_CREATED)
 
 
+def is_for(job: TuningJob, model: AdaptiveModel) -> bool:
+    """Whether a Job was made for this very model, and not for one that had its name before."""
+    return job.model_uid in ("", model.metadata.uid)
+
+
 def job_of(state: ObservedState, run: TuningRun) -> TuningJob | None:
     """The run's Job."""
     return next((job for job in state.jobs if job.run_uid == run.metadata.uid), None)
 
 
 def stray_jobs(state: ObservedState) -> list[Action]:
-    """Jobs whose TuningRun was deleted: nobody waits for their result."""
-    known = {run.metadata.uid for run in state.runs} | {one.uid for one in state.unreadable}
+    """Jobs whose TuningRun was deleted, or stopped: nobody waits for their result."""
+    known = {run.metadata.uid for run in state.runs if run.status.outcome != STOPPED}
+    known |= {one.uid for one in state.unreadable}
     return [
         DeleteJob(state.settings.release_namespace, job.name, job.uid)
         for job in state.jobs
@@ -87,7 +98,7 @@ def stray_jobs(state: ObservedState) -> list[Action]:
 
 def _create(draft: Draft, run: TuningRun, model: AdaptiveModel) -> list[Action]:
     timeout = run.spec.budget.timeout or model.spec.tuning.timeout
-    manifest = tuning_job(run, timeout, draft.state.settings)
+    manifest = tuning_job(run, timeout, draft.state.settings, model.metadata.uid)
     message = f"Job {manifest['metadata']['name']} in {draft.state.settings.release_namespace}"
     draft.tell(run.kind, run.metadata, Reason.JOB_CREATED, message, key="job")
     rows: list[Row] = [
@@ -99,10 +110,28 @@ def _create(draft: Draft, run: TuningRun, model: AdaptiveModel) -> list[Action]:
 
 
 def _follow(draft: Draft, run: TuningRun, job: TuningJob) -> list[Action]:
-    """Speak for a Job that ended without saying how."""
+    """Speak for a Job that ended without saying how, or whose pod cannot start."""
     if not job.finished:
-        return []
+        return _starting(draft, run, job)
     return _fail(draft, run, job.message or "its Job ended without an outcome")
+
+
+def _starting(draft: Draft, run: TuningRun, job: TuningJob) -> list[Action]:
+    """What keeps a Job that has not reported yet from its first word."""
+    if run.status.phase or run.status.started_at:
+        return []
+    reason = job.cause.reason if job.cause else Reason.RUNNING
+    message = job.cause.message if job.cause else "no outcome yet"
+    made = f"Job {job.name}: {message}" if job.cause else f"Job {job.name}"
+    rows: list[Row] = [
+        (names.READY, False, reason, message),
+        (names.RECONCILING, True, reason if job.cause else Reason.JOB_CREATED, made),
+        (names.STALLED, False, Reason.JOB_CREATED, ""),
+    ]
+    before = run.status.condition(names.READY)
+    if job.cause and (before is None or before.message != message):
+        draft.tell(run.kind, run.metadata, reason, message, "Warning", event_key("cause", message))
+    return _patch(draft, run, rows)
 
 
 def _fail(
@@ -110,13 +139,8 @@ def _fail(
 ) -> list[Action]:
     text = f"{message}; the incumbent policy stays"
     draft.tell(run.kind, run.metadata, reason, text, "Warning", key="failed")
-    rows: list[Row] = [
-        (names.READY, False, reason, text),
-        (names.RECONCILING, False, reason, ""),
-        (names.STALLED, True, reason, text),
-    ]
     ended = {"outcome": Reason.FAILED, "finished_at": to_text(draft.now)}
-    return _patch(draft, run, rows, **ended)
+    return _patch(draft, run, _stalled(reason, text), **ended)
 
 
 def _wait(draft: Draft, run: TuningRun, message: str) -> list[Action]:
@@ -128,14 +152,27 @@ def _wait(draft: Draft, run: TuningRun, message: str) -> list[Action]:
     return _patch(draft, run, rows)
 
 
-def _missing_model(draft: Draft, run: TuningRun) -> list[Action]:
-    message = f"spec.model: there is no AdaptiveModel {run.spec.model!r} in this namespace"
-    rows: list[Row] = [
-        (names.READY, False, Reason.MODEL_NOT_FOUND, message),
-        (names.RECONCILING, False, Reason.MODEL_NOT_FOUND, ""),
-        (names.STALLED, True, Reason.MODEL_NOT_FOUND, message),
+def _without_model(draft: Draft, run: TuningRun, job: TuningJob | None) -> list[Action]:
+    """A run whose model is not there yet waits for it; one that had begun is stopped for good."""
+    if job is None and not was_created(run):
+        message = f"spec.model: there is no AdaptiveModel {run.spec.model!r} in this namespace"
+        return _patch(draft, run, _stalled(Reason.MODEL_NOT_FOUND, message))
+    message = f"AdaptiveModel {run.spec.model} was deleted"
+    stops: list[Action] = []
+    if job is not None:
+        message += f"; Job {job.name} was stopped"
+        stops = [DeleteJob(draft.state.settings.release_namespace, job.name, job.uid)]
+    draft.tell(run.kind, run.metadata, Reason.MODEL_DELETED, message, key="stopped")
+    ended = {"outcome": STOPPED, "finished_at": to_text(draft.now)}
+    return [*stops, *_patch(draft, run, _stalled(Reason.MODEL_DELETED, message), **ended)]
+
+
+def _stalled(reason: str, message: str) -> list[Row]:
+    return [
+        (names.READY, False, reason, message),
+        (names.RECONCILING, False, reason, ""),
+        (names.STALLED, True, reason, message),
     ]
-    return _patch(draft, run, rows)
 
 
 def _patch(draft: Draft, run: TuningRun, rows: list[Row], **changes: str) -> list[Action]:
