@@ -256,6 +256,81 @@ def test_a_candidate_that_fails_is_taken_out_and_costs_stable_nothing(
     front.close()
 
 
+class Poisoned(Runner):
+    """Raises over a text, or gives no numbers for it, whoever serves it."""
+
+    poison = "poison"
+    how = "raises"
+
+    def tokens(self, texts: Any) -> list[list[int]]:
+        self.texts = list(texts)
+        return super().tokens(texts)
+
+    def answer(self, tokens: Any, policies: Any, compute: Any) -> Answers:
+        hit = [text == self.poison for text in self.texts]
+        if self.how == "raises" and any(hit):
+            raise IndexError("index out of range in self")
+        answers = super().answer(tokens, policies, compute)
+        for row, bad in enumerate(hit):
+            answers.finite[row] = answers.finite[row] and not bad
+        return answers
+
+    def audit_steps(self, tasks: Any) -> Any:
+        if any(task.id == 3 for task in tasks):
+            raise IndexError("index out of range in self")
+        return (yield from super().audit_steps(tasks))
+
+
+@pytest.mark.parametrize("cohort", [0, 9_000], ids=["on the candidate", "on stable"])
+@pytest.mark.parametrize("how", ["raises", "is not finite"])
+def test_a_row_that_spoils_its_batch_fails_alone_and_trips_nothing(
+    model: LoadedModel, how: str, cohort: int
+) -> None:
+    """76 of 80 innocent requests failed with one bad text before."""
+    runner = Poisoned(model)
+    runner.how = how
+    with closing(Front(model, runner)) as front:
+        front.assign(snapshot(runner.shape, EXITING, weight=5000))
+        for _ in range(6):
+            front.ask(
+                TEXTS[:5] + ["poison"] + TEXTS[6:8], [0, 9_000, 0, 9_000, 0, cohort, 0, 9_000]
+            )
+            statuses = [row[1] for _, row in sorted(front.rows(Kind.ANSWERS, 8).items())]
+            bad = Status.FAILED if how == "raises" else Status.NOT_FINITE
+            assert statuses == [0] * 5 + [bad] + [0] * 2
+        assert not any(kind is Kind.TRIPPED for kind, _ in front.frames)
+
+
+def test_a_bad_text_does_not_shield_a_candidate_that_fails(model: LoadedModel) -> None:
+    """Rows that fail on stable by themselves are no sign that the machine is at fault."""
+    runner = Sabotaged(model)
+    bad = snapshot(runner.shape, EXITING, weight=5000)
+    assert bad.candidate is not None
+    runner.digest, runner.how = bad.candidate.digest, "raises"
+    calls = runner.tokens
+
+    def tokens(texts: Any) -> list[list[int]]:
+        if "poison" in texts:
+            raise ValueError("tokenizer: it panicked")
+        return calls(texts)
+
+    runner.tokens = tokens  # type: ignore[method-assign]
+    with closing(Front(model, runner)) as front:
+        front.assign(bad)
+        for _ in range(3):
+            front.ask(["poison", *TEXTS[:2]], [9_000, 9_000, 0])
+            assert front.rows(Kind.ANSWERS, 3)[1][1] == Status.ANSWERED
+        assert front.take(Kind.TRIPPED)["digest"] == bad.candidate.digest
+
+
+def test_an_audit_that_raises_is_lost_alone(model: LoadedModel) -> None:
+    with closing(Front(model, Poisoned(model))) as front:
+        front.assign(snapshot(front.runner.shape))
+        front.ask(TEXTS[:8], audited=True)
+        assert sorted(front.rows(Kind.AUDITED, 7)) == [0, 1, 2, 4, 5, 6, 7]
+        assert front.take(Kind.LOST) == {"ids": [3], "reason": "not_finite"}
+
+
 def test_a_snapshot_on_the_wire_does_not_undo_a_trip(model: LoadedModel) -> None:
     runner = Sabotaged(model)
     bad = snapshot(runner.shape, EXITING, weight=5000)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -381,3 +382,23 @@ def test_probes_and_metrics_have_a_port_of_their_own(start_worker: Start, make: 
     assert "# TYPE trimwheel_requests_total counter" in answer.text
     assert worker.probe("/v2/models/m/infer").status_code == 404
     assert worker.client.get("/metrics").status_code == 404, "not for clients"
+
+
+def test_an_artifact_that_cannot_serve_ends_the_worker_with_one_sentence(
+    start_worker: Start, make: Any, tiny_model: tuple[Any, str], tmp_path: Any
+) -> None:
+    """It was Ready before, or an engine that restarted for ever with a traceback."""
+    from trimwheel_workers.model.digest import digest_of
+
+    folder = tmp_path / "odd"
+    shutil.copytree(tiny_model[0], folder)
+    stored = json.loads((folder / "config.json").read_text())
+    stored["encoder"]["heads"] = 0
+    (folder / "config.json").write_text(json.dumps(stored))
+    worker = start_worker(
+        make.assignment(1, DENSE), wait=False, modelPath=str(folder), modelDigest=digest_of(folder)
+    )
+    assert worker.process.wait(60) == 1
+    log = worker.log()
+    assert "heads must be a whole number from 1 to 1024, but is 0" in log
+    assert "Traceback" not in log and "another starts" not in log

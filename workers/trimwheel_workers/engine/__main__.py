@@ -52,6 +52,7 @@ def serve(sock: socket.socket, config: EngineConfig) -> None:
 
     from trimwheel_workers.engine.loop import EngineLoop
     from trimwheel_workers.engine.runner import Runner
+    from trimwheel_workers.engine.warm_up import warm_up
     from trimwheel_workers.model.artifact import load
     from trimwheel_workers.model.measured import dtype_comparison
 
@@ -59,7 +60,7 @@ def serve(sock: socket.socket, config: EngineConfig) -> None:
     torch.set_num_interop_threads(1)
     model = load(config.model_path, config.model_digest or None, config.dtype)  # type: ignore[arg-type]
     runner = Runner(model)
-    runner.warm([size for size in _WARM_SIZES if size <= config.max_batch])
+    warm_up(runner, [size for size in _WARM_SIZES if size <= config.max_batch])
     # A full collection with torch loaded takes 90 ms; what is alive now stays alive.
     gc.collect()
     gc.freeze()

@@ -7,6 +7,7 @@ loop asks for a chunk; running it is the runner's. No torch, no sockets; time is
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -62,9 +63,11 @@ class AuditQueue:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._tasks: deque[AuditTask] = deque()
+        self._apart: deque[AuditTask] = deque()
+        """Of a chunk that raised: the next chunks, one task each."""
 
     def __len__(self) -> int:
-        return len(self._tasks)
+        return len(self._tasks) + len(self._apart)
 
     def offer(self, task: AuditTask) -> bool:
         """Queue a task; False when there is no room, and the audit is lost."""
@@ -73,8 +76,14 @@ class AuditQueue:
         self._tasks.append(task)
         return True
 
+    def put_back_apart(self, tasks: Sequence[AuditTask]) -> None:
+        """Take tasks again whose chunk raised; whoever spoils it is then alone."""
+        self._apart.extend(tasks)
+
     def due_at(self) -> float | None:
         """When a chunk should start if no other audit comes; None when none waits."""
+        if self._apart:
+            return self._apart[0].answered
         if not self._tasks:
             return None
         if len(self._tasks) >= CHUNK_ROWS:
@@ -87,6 +96,8 @@ class AuditQueue:
         Rows of one chunk share stable and candidate, or a swap would make it run more policies
         than it has to.
         """
+        if self._apart:
+            return [self._apart.popleft()]
         due = self.due_at()
         if due is None or (now < due and not at_once):
             return []

@@ -12,12 +12,20 @@ import select
 import socket
 import time
 from collections.abc import Generator
-from dataclasses import replace
 from typing import Any
 
 from trimwheel_api import names
 from trimwheel_workers.arms import STABLE_ONLY, ResidentPolicy, Snapshot
 from trimwheel_workers.engine.audits import AuditQueue, AuditTask, Judged
+from trimwheel_workers.engine.batches import (
+    arm_of,
+    candidate_digest,
+    layer_tokens,
+    parts,
+    shared_out,
+    unanswered,
+    with_known,
+)
 from trimwheel_workers.engine.config import EngineConfig
 from trimwheel_workers.engine.frames import Decoder, Kind, encode
 from trimwheel_workers.engine.runner import Answers, Runner
@@ -41,7 +49,7 @@ class EngineLoop:
         self._scheduler = Scheduler(config.max_batch, config.max_wait)
         self._audits = AuditQueue(config.audit_queue)
         self._audit_run: AuditRun | None = None
-        self._audit_ids: list[int] = []
+        self._audit_tasks: list[AuditTask] = []
         self._audit_seconds = 0.0
         self._snapshot: Snapshot | None = None
         self._slo = config.slo
@@ -76,7 +84,10 @@ class EngineLoop:
     def _receive(self, timeout: float | None) -> None:
         if not select.select([self._sock], [], [], timeout)[0]:
             return
-        data = self._sock.recv(_RECEIVE_BYTES)
+        try:
+            data = self._sock.recv(_RECEIVE_BYTES)
+        except ConnectionResetError:
+            data = b""  # the front died with bytes of ours unread
         if not data:
             self._open = False
             return
@@ -101,12 +112,16 @@ class EngineLoop:
     def _swap(self, snapshot: Snapshot) -> None:
         before = self._snapshot
         known = {p.digest: p for p in (before.stable, before.candidate) if p} if before else {}
-        if before is None or before.salt != snapshot.salt or _digest(before) != _digest(snapshot):
+        if (
+            before is None
+            or before.salt != snapshot.salt
+            or candidate_digest(before) != candidate_digest(snapshot)
+        ):
             self._tripwire = Tripwire(self._slo)
-        if self._tripped == (snapshot.salt, _digest(snapshot)):
+        if self._tripped == (snapshot.salt, candidate_digest(snapshot)):
             # The front sent this before it heard of the trip.
             snapshot = snapshot.on_stable(snapshot.version)
-        self._snapshot = _with_known(snapshot, known)
+        self._snapshot = with_known(snapshot, known)
         self._send(Kind.APPLIED, {"version": snapshot.version})
 
     def _send(self, kind: Kind, body: Any) -> None:
@@ -120,9 +135,7 @@ class EngineLoop:
     def _give_back_expired(self, now: float) -> None:
         expired = self._scheduler.take_expired(now)
         if expired:
-            self._send(
-                Kind.ANSWERS, {"rows": [_unanswered(row, Status.EXPIRED) for row in expired]}
-            )
+            self._send(Kind.ANSWERS, {"rows": [unanswered(row, Status.EXPIRED) for row in expired]})
 
     def _serve(self, now: float) -> bool:
         """Run the batch that is due, if any."""
@@ -132,39 +145,61 @@ class EngineLoop:
         batch = self._scheduler.start(now, lambda row: snapshot.policy(row.cohort).compute)
         if batch is None:
             return False
-        on_candidate = [row for row in batch.rows if snapshot.policy(row.cohort) is not
-                        snapshot.stable]  # fmt: skip
-        if not self._run(batch, snapshot) and on_candidate and len(on_candidate) < len(batch.rows):
-            # The candidate may have spoilt the batch for those on stable: run the two apart.
-            alone = set(map(id, on_candidate))
-            stable = [row for row in batch.rows if id(row) not in alone]
-            self._run(Batch(batch.key, stable), snapshot, last_try=True)
-            self._run(Batch(batch.key, on_candidate), snapshot, last_try=True)
+        self._run(batch, snapshot)
         return True
 
-    def _run(self, batch: Batch, snapshot: Snapshot, *, last_try: bool = False) -> bool:
-        """Run a batch and answer it. False when it raised and should be tried apart."""
+    def _run(self, batch: Batch, snapshot: Snapshot, *, part: bool = False) -> None:
+        """Run a batch and answer it; one that raises is run in parts, until who spoils it is alone.
+
+        Thirty-two rows take ten more runs for that, and everybody else is answered.
+        """
         policies = [snapshot.policy(row.cohort) for row in batch.rows]
-        mixed = any(policy is not policies[0] for policy in policies)
         started = time.monotonic()
         try:
             tokens = self._runner.tokens([row.text for row in batch.rows])
             answers = self._runner.answer(tokens, policies, policies[0].compute)
         except Exception:
-            # Whatever a forward pass raises must cost this batch only, and counts for the wire.
-            _LOG.exception("a batch of %d rows raised; its rows get 500", len(batch.rows))
-            if mixed and not last_try:
-                return False
-            self._send(
-                Kind.ANSWERS, {"rows": [_unanswered(row, Status.FAILED) for row in batch.rows]}
-            )
-            self._watch(snapshot, policies, [True] * len(policies), time.monotonic() - started)
-            return True
+            # Whatever a forward pass raises must cost its row only, and counts for the wire.
+            elapsed = time.monotonic() - started
+            if not part:
+                _LOG.exception("a batch of %d rows raised; it is run in parts", len(batch.rows))
+            smaller = parts(batch, policies)
+            for one in smaller:
+                self._run(one, snapshot, part=True)
+            if not smaller:
+                self._fail(batch.rows[0], snapshot, elapsed, spoils_others=part)
+            return
         elapsed = time.monotonic() - started
         self._answer(batch, snapshot, policies, tokens, answers, elapsed)
-        failed = [not finite for finite in answers.finite]
-        self._watch(snapshot, policies, failed, elapsed, sum(_work(tokens, answers.layers)))
-        return True
+        failed = [
+            not finite and not self._is_the_rows_fault(row, policy, snapshot)
+            for row, policy, finite in zip(batch.rows, policies, answers.finite, strict=True)
+        ]
+        self._watch(snapshot, policies, failed, elapsed, sum(layer_tokens(tokens, answers.layers)))
+
+    def _fail(self, row: Row, snapshot: Snapshot, elapsed: float, *, spoils_others: bool) -> None:
+        """Answer a row that raises by itself; evidence against its policy unless it is the row."""
+        self._send(Kind.ANSWERS, {"rows": [unanswered(row, Status.FAILED)]})
+        policy = snapshot.policy(row.cohort)
+        on_stable = policy is snapshot.stable
+        if on_stable and spoils_others:
+            return  # the others of its batch were answered under the same policy
+        if not self._is_the_rows_fault(row, policy, snapshot):
+            self._watch(snapshot, [policy], [True], elapsed)
+
+    def _is_the_rows_fault(self, row: Row, policy: ResidentPolicy, snapshot: Snapshot) -> bool:
+        """Whether a row that failed on the candidate fails on stable as well.
+
+        Otherwise a client that has found a text no policy can answer could end every canary.
+        """
+        if policy is snapshot.stable:
+            return False
+        try:
+            tokens = self._runner.tokens([row.text])
+            answers = self._runner.answer(tokens, [snapshot.stable], snapshot.stable.compute)
+        except Exception:
+            return True
+        return not answers.finite[0]
 
     def _answer(
         self,
@@ -177,7 +212,7 @@ class EngineLoop:
     ) -> None:
         rows = [
             [row.id, Status.ANSWERED if finite else Status.NOT_FINITE, prediction, probability,
-             exit_, layers, ARM_INDEX[_arm(policy, snapshot)], len(ids)]
+             exit_, layers, ARM_INDEX[arm_of(policy, snapshot)], len(ids)]
             for row, policy, ids, prediction, probability, exit_, layers, finite in zip(
                 batch.rows, policies, tokens, answers.predictions, answers.probabilities,
                 answers.exits, answers.layers, answers.finite, strict=True)
@@ -186,7 +221,7 @@ class EngineLoop:
             Kind.ANSWERS,
             {
                 "rows": rows,
-                "seconds": _shared_out(elapsed, policies, snapshot, tokens, answers.layers),
+                "seconds": shared_out(elapsed, policies, snapshot, tokens, answers.layers),
                 "experts": answers.expert_tokens,
                 "queue": len(self._scheduler),
             },
@@ -218,7 +253,7 @@ class EngineLoop:
         of_candidate = [
             bad
             for policy, bad in zip(policies, failed, strict=True)
-            if _arm(policy, snapshot) == names.ARM_CANDIDATE
+            if arm_of(policy, snapshot) == names.ARM_CANDIDATE
         ]
         ran = Ran(any(of_candidate or failed), elapsed, work)
         if not of_candidate:
@@ -245,7 +280,7 @@ class EngineLoop:
             if not tasks:
                 return
             self._audit_run = self._runner.audit_steps(tasks)
-            self._audit_ids = [task.id for task in tasks]
+            self._audit_tasks = tasks
             self._audit_seconds = 0.0
         try:
             next(self._audit_run)
@@ -254,9 +289,13 @@ class EngineLoop:
             self._audit_run = None
             self._report(end.value)
         except Exception:
-            _LOG.exception("an audit of %d rows raised; they are lost", len(self._audit_ids))
             self._audit_run = None
-            self._send(Kind.LOST, {"ids": self._audit_ids, "reason": LOST_NOT_FINITE})
+            tasks = self._audit_tasks
+            if len(tasks) > 1:
+                _LOG.exception("an audit of %d rows raised; each is done by itself", len(tasks))
+                self._audits.put_back_apart(tasks)
+            else:
+                self._send(Kind.LOST, {"ids": [tasks[0].id], "reason": LOST_NOT_FINITE})
         else:
             self._audit_seconds += time.monotonic() - started
 
@@ -267,49 +306,3 @@ class EngineLoop:
         rows = [one.to_wire() for one in judged if one.finite]
         body = {"rows": rows, "seconds": self._audit_seconds, "backlog": len(self._audits)}
         self._send(Kind.AUDITED, body)
-
-
-def _digest(snapshot: Snapshot) -> str:
-    return snapshot.candidate.digest if snapshot.candidate else ""
-
-
-def _with_known(snapshot: Snapshot, known: dict[str, ResidentPolicy]) -> Snapshot:
-    """The snapshot with policies that were resident before as the same objects.
-
-    Batches and audits tell policies apart by identity, which is cheaper than by digest.
-    """
-    stable = known.get(snapshot.stable.digest, snapshot.stable)
-    candidate = snapshot.candidate and known.get(snapshot.candidate.digest, snapshot.candidate)
-    if candidate is not None and candidate.digest == stable.digest:
-        # The same bytes in both arms (an A/A control) stay two objects, or nobody would be
-        # counted on the candidate.
-        candidate = replace(stable)
-    return replace(snapshot, stable=stable, candidate=candidate)
-
-
-def _arm(policy: ResidentPolicy, snapshot: Snapshot) -> str:
-    return names.ARM_STABLE if policy is snapshot.stable else names.ARM_CANDIDATE
-
-
-def _unanswered(row: Row, status: Status) -> list[object]:
-    return [row.id, status, 0, 0.0, 0, 0, 0, 0]
-
-
-def _shared_out(
-    elapsed: float,
-    policies: list[ResidentPolicy],
-    snapshot: Snapshot,
-    tokens: list[list[int]],
-    layers: list[int],
-) -> list[float]:
-    """A batch's seconds by arm, in proportion to layers x tokens: what the rows made it compute."""
-    work = [0.0, 0.0]
-    for policy, of_row in zip(policies, _work(tokens, layers), strict=True):
-        work[ARM_INDEX[_arm(policy, snapshot)]] += of_row
-    total = sum(work)
-    return [elapsed * part / total for part in work]
-
-
-def _work(tokens: list[list[int]], layers: list[int]) -> list[int]:
-    """Layers x tokens of each row."""
-    return [depth * len(ids) for ids, depth in zip(tokens, layers, strict=True)]

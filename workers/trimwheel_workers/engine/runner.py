@@ -59,14 +59,6 @@ class Runner:
         """Token ids of texts."""
         return self._model.tokenizer.encode(texts)
 
-    def warm(self, sizes: Sequence[int]) -> None:
-        """Run a batch of each size once: the first call of a shape allocates and lays out."""
-        dense = ResidentPolicy(
-            "", (1.01,) * len(self.shape.exits), len(self.shape.exits), self.shape.dense_key
-        )
-        for size in sizes:
-            self.answer(self.tokens(["warm up"] * size), [dense] * size, self.shape.dense_key)
-
     def answer(
         self,
         tokens: Sequence[Sequence[int]],

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from trimwheel_api.policy import canonical_json
+from trimwheel_workers.model import checks
 from trimwheel_workers.model.config import EncoderConfig
 from trimwheel_workers.model.digest import (
     CONFIG_FILE,
@@ -106,16 +106,14 @@ def load(
             "Point the model's uri and digest at the same version.",
         )
     try:
-        stored = json.loads((path / CONFIG_FILE).read_text("utf-8"))
-        encoder = _encoder(path, stored)
+        encoder, metadata = _stored(path)
         config = encoder.config
-        tokenizer = Tokenizer.from_json(
-            (path / TOKENIZER_FILE).read_text("utf-8"), config.max_tokens
-        )
-    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ModelInvalid(
-            "model.uri", f"must hold a loadable model ({error})", str(path)
-        ) from error
+        text = (path / TOKENIZER_FILE).read_text("utf-8")
+        tokenizer = Tokenizer.from_json(text, config.max_tokens)
+        checks.tokenizer_fits(tokenizer, config)
+    except Exception as error:
+        # Whatever the libraries raise over these bytes, another try will raise it again.
+        raise checks.unloadable(path, error) from error
     computed = chosen(dtype)
     return LoadedModel(
         encoder.serving(getattr(torch, computed)),
@@ -123,21 +121,27 @@ def load(
         config,
         digest,
         _score_digest(encoder),
-        stored.get("metadata", {}),
+        metadata,
         computed,
     )
 
 
 def weights(folder: Path | str) -> Encoder:
     """The encoder as it was saved, not in its serving form: for benchmarks and further fitting."""
-    path = Path(folder)
-    return _encoder(path, json.loads(_read(path / CONFIG_FILE)))
+    return _stored(Path(folder))[0]
 
 
-def _encoder(path: Path, stored: Mapping[str, Any]) -> Encoder:
-    encoder = Encoder(EncoderConfig.from_dict(stored["encoder"]))
+def _stored(path: Path) -> tuple[Encoder, dict[str, Any]]:
+    """Encoder and metadata; raises whatever the bytes make the libraries raise."""
+    stored = json.loads(_read(path / CONFIG_FILE))
+    if not isinstance(stored, dict) or not isinstance(stored.get("metadata", {}), dict):
+        raise ValueError(f"{CONFIG_FILE} must be an object of encoder and metadata")
+    config = EncoderConfig.from_dict(stored.get("encoder"))
+    checks.weights_fit(path / WEIGHTS_FILE, config)
+    encoder = Encoder(config)
     encoder.load_state_dict(load_file(path / WEIGHTS_FILE))
-    return encoder
+    checks.weights_are_numbers(encoder)
+    return encoder, stored.get("metadata", {})
 
 
 def _score_digest(encoder: Encoder) -> str:

@@ -10,7 +10,8 @@ library would take 0.3 s for a word of 65,536 letters of which 63 ids are kept.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 # One thread: the library's pool would fight the engine for its core. Read at the first encoding.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -61,11 +62,8 @@ class Tokenizer:
     @classmethod
     def from_json(cls, text: str, max_tokens: int) -> Tokenizer:
         """Read the library's JSON; raises ValueError where it is not that."""
-        try:
-            library = Library.from_str(text)
-        except Exception as error:  # the library raises no narrower class
-            raise ValueError(f"tokenizer: {error}") from error
-        return cls(library, max_tokens)
+        with _named():
+            return cls(Library.from_str(text), max_tokens)
 
     def to_json(self) -> str:
         """The library's JSON; equal tokenizers give equal bytes."""
@@ -88,7 +86,8 @@ class Tokenizer:
         size = FIRST_CHARACTERS * self._max_tokens
         while places:
             size = min(size, self.max_characters)
-            parts = self._library.encode_batch_fast([texts[place][:size] for place in places])
+            with _named():
+                parts = self._library.encode_batch_fast([texts[place][:size] for place in places])
             again = []
             for place, part in zip(places, parts, strict=True):
                 done[place] = part.ids
@@ -97,6 +96,17 @@ class Tokenizer:
                     again.append(place)
             places, size = again, 2 * size
         return done
+
+
+@contextmanager
+def _named() -> Iterator[None]:
+    """Whatever the library raises as ValueError; where its Rust panics, that is no Exception."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        raise ValueError(f"tokenizer: {error}") from error
 
 
 def _spare(encoding: Encoding) -> int:
