@@ -21,6 +21,8 @@ TUNING_ACCOUNT = "trimwheel-tuning"
 """TuningRun Jobs: the only holder of verb `certify`."""
 WORKER_ACCOUNT_SUFFIX = "-trimwheel-worker"
 """Workers of model `m` run as service account `m-trimwheel-worker` in the model's namespace."""
+TUNING_CONFIG = "trimwheel-tuning"
+"""The ConfigMap of the release from which TuningRun Jobs read where everything is."""
 FIELD_MANAGER = "trimwheel-operator"
 OPERATOR_LEASE = "trimwheel-operator"
 """The Lease in the release namespace that only the deciding operator holds."""
@@ -101,6 +103,9 @@ ADMISSION_POLICIES = (
     "trimwheel-alarms",
     "trimwheel-operator-only",
     "trimwheel-worker-leases",
+    "trimwheel-placement",
+    "trimwheel-operator-objects",
+    "trimwheel-operator-jobs",
 )
 """ValidatingAdmissionPolicies of the chart, each with a binding of its name."""
 

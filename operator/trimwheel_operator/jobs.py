@@ -1,7 +1,9 @@
 """The Job of a TuningRun: a pure function of the run and the settings, called by its story.
 
 It lives in the release's namespace, where nobody who edits models can take its identity; labels
-lead back to the run, and its TTL removes it.
+lead back to the run, and its TTL removes it. Where records and services are it reads from the
+chart's ConfigMap: an operator that could name them could have forged records certified. Admission
+(trimwheel-operator-jobs) accepts this shape alone.
 """
 
 from __future__ import annotations
@@ -56,22 +58,22 @@ def tuning_job(run: TuningRun, timeout: str, settings: Settings, model_uid: str 
         names.LABEL_TUNING_RUN: run.name[:MAX_LABEL].rstrip("-."),
         names.LABEL_TUNING_RUN_UID: run.metadata.uid,
     }
-    told = dict(settings.job_environment)
+    cache: list[Json] = []
     mounts: list[Json] = [{"name": "scratch", "mountPath": SCRATCH}]
     volumes: list[Json] = [{"name": "scratch", "emptyDir": {}}]
     if claim := settings.model_cache_claim:
-        told["TRIMWHEEL_MODEL_CACHE"] = MODELS
+        cache.append({"name": "TRIMWHEEL_MODEL_CACHE", "value": MODELS})
         mounts.append({"name": "models", "mountPath": MODELS})
         volumes.append({"name": "models", "persistentVolumeClaim": {"claimName": claim}})
-    environment = [{"name": key, "value": value} for key, value in sorted(told.items())]
     container = {
         "name": "tune",
         "image": settings.pipelines_image,
         "imagePullPolicy": settings.image_pull_policy,
         "command": ["python", "-m", "trimwheel_pipelines", "tune"],
         "args": ["--namespace", run.metadata.namespace, "--name", run.name],
+        "envFrom": [{"configMapRef": {"name": names.TUNING_CONFIG}}],
         "env": [
-            *environment,
+            *cache,
             from_field("POD_NAME", "metadata.name"),
             from_field("POD_IP", "status.podIP"),
             {"name": "HOME", "value": SCRATCH},

@@ -1,7 +1,8 @@
 """The Kubernetes objects that the operator makes: pure functions of a model and the settings.
 
-Called by the models story (TuningRun Jobs are in `jobs`). A Deployment's pod template depends on
-the model's spec and the settings alone, never on a policy: changing a policy must not restart a
+Called by the models story (TuningRun Jobs are in `jobs`). Admission (trimwheel-operator-objects)
+accepts these shapes alone, so that a change here is one there. A Deployment's pod template depends
+on the model's spec and the settings alone, never on a policy: changing a policy must not restart a
 pod. Each manifest carries the hash of itself, which tells whether it has to be applied again.
 """
 
@@ -187,7 +188,10 @@ def _fetch(model: AdaptiveModel, settings: Settings, mounts: list[Json]) -> Json
         "image": settings.worker_image,
         "imagePullPolicy": settings.image_pull_policy,
         "command": ["python", "-m", "trimwheel_workers", "fetch"],
-        "args": ["--uri", source.uri, "--digest", source.digest, "--to", worker_config.MODEL_PATH],
+        "args": [
+            *("--uri", literal(source.uri), "--digest", literal(source.digest)),
+            *("--to", worker_config.MODEL_PATH),
+        ],
         "env": [
             {"name": "MLFLOW_TRACKING_URI", "value": settings.mlflow_tracking_uri},
             {"name": "TRIMWHEEL_ALLOWED_PREFIXES", "value": settings.allowed_prefixes},
@@ -212,13 +216,14 @@ def _worker(model: AdaptiveModel, settings: Settings, mounts: list[Json]) -> Jso
         port=names.WORKER_PORT,
         probes_port=names.WORKER_PROBES_PORT,
     )
+    document = literal(json.dumps(dump(config), sort_keys=True))
     return {
         "name": "worker",
         "image": settings.worker_image,
         "imagePullPolicy": settings.image_pull_policy,
         "command": ["python", "-m", "trimwheel_workers", "serve"],
         "env": [
-            {"name": worker_config.ENVIRONMENT, "value": json.dumps(dump(config), sort_keys=True)},
+            {"name": worker_config.ENVIRONMENT, "value": document},
             from_field("POD_NAME", "metadata.name"),
             from_field("POD_UID", "metadata.uid"),
             from_field("POD_IP", "status.podIP"),
@@ -254,6 +259,15 @@ def _probe(what: str, period: int, failures: int) -> Json:
         "failureThreshold": failures,
         "timeoutSeconds": 3,
     }
+
+
+def literal(text: str) -> str:
+    """A user's text as an argument or variable that the kubelet leaves as it is.
+
+    Unescaped, `$(NAME)` in a model's address would be replaced by that variable of the container,
+    which may be a secret of the registry, and end in a request or a log.
+    """
+    return text.replace("$", "$$")
 
 
 def from_field(name: str, path: str) -> Json:

@@ -10,19 +10,10 @@ import os
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from trimwheel_api import names
 from trimwheel_api.environment import Environment
-
-PASSED_TO_JOBS: Final = (
-    "TRIMWHEEL_RELEASE_NAMESPACE", "TRIMWHEEL_RELEASE_NAME", "PROMETHEUS_URL",
-    "MLFLOW_TRACKING_URI", "MLFLOW_PUBLIC_URL", "TRIMWHEEL_RECORDS_URI",
-    "TRIMWHEEL_RAY_ADDRESS", "TRIMWHEEL_RAY_CPUS", "TRIMWHEEL_ALLOWED_PREFIXES",
-    "TRIMWHEEL_SCRAPE_INTERVAL",
-)  # fmt: skip
-"""Variables of the operator's own that a TuningRun Job gets as they are; none is a secret."""
-
 
 EnvVar = Mapping[str, Any]
 """An entry of a container's `env`."""
@@ -60,10 +51,8 @@ class Settings:
     """A new operator waits this long for a silent one; the old one stops writing before that."""
     identity: str = field(default_factory=lambda: uuid.uuid4().hex)
     """Holder of the leader lock: the pod's uid, so that a restarted container goes straight on."""
-    job_environment: Mapping[str, str] = field(default_factory=dict)
-    """Variables passed to TuningRun Jobs."""
     job_env: tuple[EnvVar, ...] = ()
-    """More variables of Jobs as a container has them; `valueFrom` keeps secrets in Secrets."""
+    """Variables of Jobs that refer to Secrets and the like; plain ones are in a ConfigMap."""
     job_pod: Mapping[str, Any] = field(default_factory=dict)
     """Fields of a Job's pod, such as nodeSelector and tolerations."""
     job_resources: Mapping[str, Any] = field(default_factory=dict)
@@ -95,7 +84,6 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> Settings:
         resync=given.span("TRIMWHEEL_RESYNC", usual.resync),
         leader_seconds=given.span("TRIMWHEEL_LEADER_SECONDS", usual.leader_seconds),
         identity=given.text("POD_UID", usual.identity),
-        job_environment={name: environ[name] for name in PASSED_TO_JOBS if name in environ},
         job_env=tuple(given.json("TRIMWHEEL_JOB_ENV", [])),
         job_pod=given.json("TRIMWHEEL_JOB_POD", {}),
         job_resources=given.json("TRIMWHEEL_JOB_RESOURCES", {}),

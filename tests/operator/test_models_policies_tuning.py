@@ -7,12 +7,15 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from trimwheel_api import names, worker_config
 from trimwheel_api.errors import SetupFailed, SpecInvalid
 from trimwheel_api.kinds import AdaptiveModel, TuningRun
 from trimwheel_api.names import Reason
 from trimwheel_api.policy import DENSE
+from trimwheel_local.node.environment import expand
 from trimwheel_operator import manifests
 from trimwheel_operator.jobs import tuning_job
 from trimwheel_operator.plan.actions import Ensure, WriteAssignment
@@ -509,7 +512,7 @@ def test_a_job_lives_in_the_release_and_points_back_by_labels() -> None:
             "spec": {"model": "router"},
         }
     )
-    settings = Settings(job_environment={"MLFLOW_TRACKING_URI": "http://mlflow"})
+    settings = Settings(model_cache_claim="models")
     job = tuning_job(run, "1h", settings)
     labels = job["metadata"]["labels"]
     assert job["metadata"]["namespace"] == "trimwheel-system"
@@ -520,8 +523,11 @@ def test_a_job_lives_in_the_release_and_points_back_by_labels() -> None:
     assert labels[names.LABEL_MODEL_NAMESPACE] == "team"
     assert all(len(value) <= 63 for value in labels.values())
     assert job["spec"]["activeDeadlineSeconds"] > 3600
-    env = job["spec"]["template"]["spec"]["containers"][0]["env"]
-    assert {"name": "MLFLOW_TRACKING_URI", "value": "http://mlflow"} in env
+    [container] = job["spec"]["template"]["spec"]["containers"]
+    assert container["envFrom"] == [{"configMapRef": {"name": "trimwheel-tuning"}}]
+    assert {"name": "TRIMWHEEL_MODEL_CACHE", "value": "/var/run/trimwheel/models"} in container[
+        "env"
+    ]
     assert json.dumps(job)
 
 
@@ -532,3 +538,18 @@ def test_no_deadline_overflows_in_a_job(promoted: World, timeout: str) -> None:
     job = tuning_job(promoted.observe().runs[0], timeout, Settings())
     deadline = job["spec"]["activeDeadlineSeconds"]
     assert 3600 < deadline < 2**31 and deadline * 10**9 < 2**63
+
+
+@given(st.text(alphabet="$(){}AB_ /:", max_size=40))
+def test_what_a_user_writes_is_never_expanded_by_the_kubelet(text: str) -> None:
+    """`$(AWS_SECRET_ACCESS_KEY)` in a model's address would end in a request or a log."""
+    assert expand(manifests.literal(text), {"A": "secret", "AB_": "secret", "B": "x"}) == text
+
+
+def test_every_text_of_a_model_in_its_pods_is_literal(world: World) -> None:
+    world.model(model={"uri": "models:/$(A)", "digest": "sha256:" + "a" * 64})
+    pod = made(world)["Deployment"]["spec"]["template"]["spec"]
+    variables = [one.get("value", "") for one in pod["containers"][0]["env"]]
+    texts = [*pod["initContainers"][0]["args"], *variables]
+    assert "models:/$$(A)" in texts
+    assert not any("secret" in expand(text, {"A": "secret"}) for text in texts)

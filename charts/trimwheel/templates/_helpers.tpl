@@ -117,3 +117,83 @@ unexpanded. Call with the root.
 - {name: TMPDIR, value: /var/run/trimwheel/scratch}
 - {name: HOME, value: /var/run/trimwheel/scratch}
 {{- end }}
+
+{{/*
+Names and sources of environment variables, as admission compares them: NAME=VALUE, NAME<secret/NAME/KEY,
+NAME<config/NAME/KEY, NAME<field/PATH. Call with a list as in a container; answers JSON, which CEL reads.
+*/}}
+{{- define "trimwheel.variables" -}}
+{{- $seen := list -}}
+{{- range . -}}
+{{- $from := .valueFrom | default dict -}}
+{{- if $from.secretKeyRef }}{{ $seen = append $seen (printf "%s<secret/%s/%s" .name $from.secretKeyRef.name $from.secretKeyRef.key) -}}
+{{- else if $from.configMapKeyRef }}{{ $seen = append $seen (printf "%s<config/%s/%s" .name $from.configMapKeyRef.name $from.configMapKeyRef.key) -}}
+{{- else if $from.fieldRef }}{{ $seen = append $seen (printf "%s<field/%s" .name $from.fieldRef.fieldPath) -}}
+{{- else }}{{ $seen = append $seen (printf "%s=%s" .name (.value | default "" | toString)) -}}
+{{- end -}}
+{{- end -}}
+{{ toJson $seen }}
+{{- end }}
+
+{{/* A variable `e` of a container in that form, in CEL. */}}
+{{- define "trimwheel.variableInCEL" -}}
+(!has(e.valueFrom) ? e.name + '=' + e.?value.orValue('') :
+has(e.valueFrom.secretKeyRef) ? e.name + '<secret/' + e.valueFrom.secretKeyRef.name + '/' + e.valueFrom.secretKeyRef.key :
+has(e.valueFrom.configMapKeyRef) ? e.name + '<config/' + e.valueFrom.configMapKeyRef.name + '/' + e.valueFrom.configMapKeyRef.key :
+has(e.valueFrom.fieldRef) ? e.name + '<field/' + e.valueFrom.fieldRef.fieldPath : e.name + '<something else')
+{{- end }}
+
+{{/* What a pod's spec of the operator's must not have, in CEL; `pod` is the spec, `was` the one before. */}}
+{{- define "trimwheel.plainPodInCEL" -}}
+!variables.pod.?hostNetwork.orValue(false) && !variables.pod.?hostPID.orValue(false) &&
+!variables.pod.?hostIPC.orValue(false) && !variables.pod.?shareProcessNamespace.orValue(false) &&
+variables.pod.?hostUsers.orValue(true) &&
+variables.pod.?nodeName.orValue('') == variables.was.?nodeName.orValue('') &&
+variables.pod.?runtimeClassName.orValue('') == variables.was.?runtimeClassName.orValue('') &&
+variables.pod.?hostAliases.orValue([]) == variables.was.?hostAliases.orValue([]) &&
+variables.pod.?dnsConfig.orValue({}) == variables.was.?dnsConfig.orValue({}) &&
+variables.pod.?dnsPolicy.orValue('ClusterFirst') == variables.was.?dnsPolicy.orValue('ClusterFirst') &&
+variables.pod.?securityContext.runAsNonRoot.orValue(false) &&
+variables.pod.?securityContext.runAsUser.orValue(0) > 0 &&
+variables.pod.?automountServiceAccountToken.orValue(true)
+{{- end }}
+
+{{/* What a container `c` of the operator's must not have, in CEL. */}}
+{{- define "trimwheel.plainContainerInCEL" -}}
+!has(c.lifecycle) && !has(c.volumeDevices) &&
+![c.?startupProbe, c.?readinessProbe, c.?livenessProbe].exists(p, p.hasValue() && has(p.value().exec)) &&
+!c.?securityContext.privileged.orValue(false) &&
+!c.?securityContext.allowPrivilegeEscalation.orValue(true) &&
+c.?securityContext.capabilities.drop.orValue([]) == ['ALL'] &&
+c.?securityContext.capabilities.add.orValue([]) == [] &&
+c.?securityContext.procMount.orValue('Default') == 'Default' &&
+c.?securityContext.runAsNonRoot.orValue(true) && c.?securityContext.runAsUser.orValue(1) > 0
+{{- end }}
+
+{{/* Variables that Jobs read from the ConfigMap trimwheel-tuning: no secret is among them. */}}
+{{- define "trimwheel.tuningConfig" -}}
+TRIMWHEEL_RELEASE_NAMESPACE: {{ .Release.Namespace | quote }}
+TRIMWHEEL_RELEASE_NAME: {{ .Release.Name | quote }}
+PROMETHEUS_URL: {{ .Values.prometheus.url | quote }}
+TRIMWHEEL_SCRAPE_INTERVAL: {{ .Values.prometheus.scrapeInterval | quote }}
+MLFLOW_TRACKING_URI: {{ .Values.mlflow.url | quote }}
+MLFLOW_PUBLIC_URL: {{ .Values.mlflow.publicUrl | default .Values.mlflow.url | quote }}
+TRIMWHEEL_RECORDS_URI: {{ .Values.records.uri | quote }}
+TRIMWHEEL_RAY_ADDRESS: {{ .Values.ray.address | quote }}
+TRIMWHEEL_RAY_CPUS: {{ .Values.ray.cpus | quote }}
+TRIMWHEEL_ALLOWED_PREFIXES: {{ join "," .Values.models.allowedPrefixes | quote }}
+{{- range .Values.pipelines.env }}
+{{- if not (or .valueFrom (contains "$(" (.value | default "" | toString))) }}
+{{ .name }}: {{ .value | default "" | toString | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The rest of pipelines.env: references, as a JSON list. */}}
+{{- define "trimwheel.tuningReferences" -}}
+{{- $rest := list -}}
+{{- range .Values.pipelines.env -}}
+{{- if or .valueFrom (contains "$(" (.value | default "" | toString)) }}{{ $rest = append $rest . }}{{ end -}}
+{{- end -}}
+{{ toJson $rest }}
+{{- end }}

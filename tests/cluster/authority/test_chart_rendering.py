@@ -14,7 +14,6 @@ import yaml
 from trimwheel_api import names
 from trimwheel_api.kinds import KINDS
 from trimwheel_api.kinds.tuning_run import ALARM_REASONS
-from trimwheel_operator.settings import PASSED_TO_JOBS
 from trimwheel_operator.settings import from_environment as operator_settings
 from trimwheel_pipelines.settings import from_environment as pipelines_settings
 
@@ -95,12 +94,26 @@ def test_every_registry_secret_reaches_the_operator_and_none_is_none(render: Ren
     assert operator_settings(environment(render(), "operator")).image_pull_secrets == ()
 
 
-def test_jobs_get_what_the_operator_passes_on_but_not_the_ledger(render: Render) -> None:
-    """Its address may hold a password, and a Job's spec is read by more people than a Secret."""
-    told = environment(render("full"), "operator")
-    assert set(PASSED_TO_JOBS) - told.keys() <= {"TRIMWHEEL_LEDGER_URL"}
-    names_only = [one["name"] for one in container(render("full"), "operator")["env"]]
-    assert "TRIMWHEEL_LEDGER_URL" not in names_only
+def test_jobs_read_from_a_config_map_what_the_loop_reads_but_not_the_ledger(
+    render: Render,
+) -> None:
+    """The ledger's address may hold a password, and a ConfigMap is read by more than a Secret."""
+    for shape in ("defaults", "full", "embedded"):
+        objects = render(shape)
+        told = objects["ConfigMap", names.TUNING_CONFIG]["data"]
+        loop = environment(objects, "pipelines")
+        shared = {key: value for key, value in loop.items() if key in told}
+        assert told == shared and "TRIMWHEEL_RECORDS_URI" in told
+        assert pipelines_settings(told).mlflow_link == pipelines_settings(loop).mlflow_link
+        names_only = [one["name"] for one in container(objects, "operator")["env"]]
+        assert "TRIMWHEEL_LEDGER_URL" not in [*told, *names_only]
+
+
+def test_plain_variables_of_pipelines_reach_jobs_by_the_config_map(render: Render) -> None:
+    plain = render("full", "pipelines.env[1].name=AWS_REGION", "pipelines.env[1].value=eu-west-1")
+    assert plain["ConfigMap", names.TUNING_CONFIG]["data"]["AWS_REGION"] == "eu-west-1"
+    settings = operator_settings(environment(plain, "operator"))
+    assert [one["name"] for one in settings.job_env] == ["MLFLOW_TRACKING_TOKEN"]
 
 
 def test_the_ledgers_address_is_in_a_secret_alone(render: Render) -> None:
@@ -334,7 +347,7 @@ def test_each_generated_dashboard_becomes_a_config_map(render: Render, chart: Pa
         assert found["data"][file.name] == file.read_text().rstrip("\n")
         assert found["metadata"]["labels"]["grafana_dashboard"] == "1"
         assert found["metadata"]["annotations"] == {"grafana_folder": "Trimwheel"}
-    assert not [key for key in render("embedded") if key[0] == "ConfigMap"]
+    assert not [key for key in render("embedded") if key[1].startswith("trimwheel-dashboard-")]
 
 
 # --- values -----------------------------------------------------------------------------------

@@ -54,6 +54,9 @@ def operator(cluster: Cluster, release: str, tmp_path: Path) -> Iterator[Callabl
             "TRIMWHEEL_RESYNC": "5s",
             "TRIMWHEEL_LEADER_SECONDS": "4",
             "OMP_NUM_THREADS": "1",
+            # Admission accepts pods of the chart's images alone.
+            "TRIMWHEEL_WORKER_IMAGE": "process.trimwheel.dev/workers:local",
+            "TRIMWHEEL_PIPELINES_IMAGE": "process.trimwheel.dev/pipelines:local",
             **environment,
         }
         with log.open("wb") as output:

@@ -115,7 +115,7 @@ def test_users_objects_are_left_alone(team: Any, operator: Callable[..., Any]) -
 def test_runs_become_jobs_one_at_a_time_and_a_lost_job_is_reported(
     team: Any, operator: Callable[..., Any], admin: Clients, release: str
 ) -> None:
-    operator(TRIMWHEEL_PIPELINES_IMAGE="example.org/an-image-that-never-starts")
+    operator(TRIMWHEEL_JOB_POD='{"nodeSelector": {"no": "such-node"}}')
     team.model()
     team.create("TuningRun", "t1", {"model": MODEL})
 
