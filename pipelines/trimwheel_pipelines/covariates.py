@@ -15,7 +15,7 @@ Two forms, chosen by the length of the reference
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,15 +24,6 @@ Floats = npt.NDArray[np.float64]
 
 DAY: Final = 86_400.0
 HOUR: Final = 3_600.0
-
-
-@dataclass(frozen=True)
-class Signal:
-    """One covariate of single requests; times in Unix seconds, any order."""
-
-    name: str
-    times: Floats
-    values: Floats
 
 
 @dataclass(frozen=True)
@@ -74,34 +65,78 @@ class CovariateAlarm:
 
 
 @dataclass(frozen=True)
-class _Blocks:
+class Blocks:
+    """Whole blocks with enough samples, oldest first."""
+
     ends: Floats
     means: Floats
     counts: Floats
 
 
+@dataclass(frozen=True)
+class Cut:
+    """A signal cut into blocks from `start` on; `spread` is that of single requests early on."""
+
+    blocks: Blocks
+    spread: float
+    start: float
+
+
+class Covariate(Protocol):
+    """What stage one asks of a signal: `Signal` holds its samples, `BlockSums` their sums."""
+
+    @property
+    def name(self) -> str:
+        """What moved, in verdicts."""
+
+    def cut(self, settings: CovariateSettings, since: float, now: float) -> Cut:
+        """The signal's whole blocks in (since, now]."""
+
+
+@dataclass(frozen=True)
+class Signal:
+    """One covariate of single requests; times in Unix seconds, any order."""
+
+    name: str
+    times: Floats
+    values: Floats
+
+    def cut(self, settings: CovariateSettings, since: float, now: float) -> Cut:
+        """Means of whole blocks, and the spread of single requests in the reference."""
+        whole = max(0, int((now - since) // settings.block))
+        index = np.floor((self.times - since) / settings.block).astype(np.int64)
+        inside = (self.times > since) & (index < whole)
+        index, values = index[inside], self.values[inside]
+        counts = np.bincount(index, minlength=whole).astype(np.float64)
+        sums = np.bincount(index, weights=values, minlength=whole).astype(np.float64)
+        kept = counts >= settings.minimum_count
+        ends: Floats = since + (np.arange(whole, dtype=np.float64) + 1.0) * settings.block
+        early = values[index < settings.reference / settings.block]
+        spread = float(early.std()) if len(early) > 1 else 0.0
+        means: Floats = sums[kept] / counts[kept]
+        return Cut(Blocks(ends[kept], means, counts[kept]), spread, since)
+
+
 def covariate_alarms(
-    signal: Signal, settings: CovariateSettings, since: float, now: float
+    signal: Covariate, settings: CovariateSettings, since: float, now: float
 ) -> list[CovariateAlarm]:
     """All alarms of one signal in (since, now], oldest first; whole blocks only.
 
     The watch starts at `since` (a promotion, or a harmless verdict) with its reference.
     """
-    blocks, spread = _cut(signal, settings, since, now)
-    ratios, expected = (_profile if settings.by_profile else _z)(blocks, spread, settings, since)
+    cut = signal.cut(settings, since, now)
+    blocks, spread = cut.blocks, cut.spread
+    form = _profile if settings.by_profile else _z
+    ratios, expected = form(blocks, spread, settings, cut.start)
     limit = settings.residual_factor if settings.by_profile else settings.z_limit
     alarms: list[CovariateAlarm] = []
-    run = 0
-    previous = 0.0
-    for index in range(len(ratios)):
+    run, last = 0, -1
+    effects = np.abs(blocks.means - expected)
+    beyond = (np.abs(ratios) > limit) & (effects >= settings.minimum_effect * spread)
+    for index in (int(place) for place in np.flatnonzero(beyond)):
         ratio = float(ratios[index])
-        beyond = abs(ratio) > limit
-        effect = abs(float(blocks.means[index] - expected[index]))
-        if not beyond or effect < settings.minimum_effect * spread:
-            run, previous = 0, 0.0
-            continue
-        run = run + 1 if ratio * previous >= 0 else 1
-        previous = ratio
+        follows = index == last + 1 and run and ratio * float(ratios[last]) >= 0
+        run, last = (run + 1 if follows else 1), index
         time = float(blocks.ends[index])
         quiet = not alarms or time - alarms[-1].time >= settings.alarm_gap
         if run >= settings.consecutive and quiet:
@@ -118,34 +153,18 @@ def covariate_alarms(
     return alarms
 
 
-def newest_z(signal: Signal, settings: CovariateSettings, since: float, now: float) -> float | None:
+def newest_z(
+    signal: Covariate, settings: CovariateSettings, since: float, now: float
+) -> float | None:
     """How far the newest whole block is from its reference, in the alarm's unit; for dashboards."""
-    blocks, spread = _cut(signal, settings, since, now)
+    cut = signal.cut(settings, since, now)
     form = _profile if settings.by_profile else _z
-    ratios, _ = form(blocks, spread, settings, since)
+    ratios, _ = form(cut.blocks, cut.spread, settings, cut.start)
     return float(ratios[-1]) if len(ratios) and np.isfinite(ratios[-1]) else None
 
 
-def _cut(
-    signal: Signal, settings: CovariateSettings, since: float, now: float
-) -> tuple[_Blocks, float]:
-    """Means of whole blocks, and the spread of single requests in the reference."""
-    whole = int((now - since) // settings.block)
-    index = np.floor((signal.times - since) / settings.block).astype(np.int64)
-    inside = (signal.times > since) & (index < whole)
-    index, values = index[inside], signal.values[inside]
-    counts = np.bincount(index, minlength=whole).astype(np.float64)
-    sums = np.bincount(index, weights=values, minlength=whole).astype(np.float64)
-    kept = counts >= settings.minimum_count
-    ends: Floats = since + (np.arange(whole, dtype=np.float64) + 1.0) * settings.block
-    early = values[index < settings.reference / settings.block]
-    spread = float(early.std()) if len(early) > 1 else 0.0
-    means: Floats = sums[kept] / counts[kept]
-    return _Blocks(ends[kept], means, counts[kept]), spread
-
-
 def _z(
-    blocks: _Blocks, spread: float, settings: CovariateSettings, since: float
+    blocks: Blocks, spread: float, settings: CovariateSettings, since: float
 ) -> tuple[Floats, Floats]:
     """Standard errors from the reference mean; 0 inside the reference itself."""
     past = blocks.ends <= since + settings.reference + 1e-6
@@ -159,7 +178,7 @@ def _z(
 
 
 def _profile(
-    blocks: _Blocks, spread: float, settings: CovariateSettings, since: float
+    blocks: Blocks, spread: float, settings: CovariateSettings, since: float
 ) -> tuple[Floats, Floats]:
     """Residuals from the hour-of-day profile, over the largest one in the reference."""
     past = blocks.ends <= since + settings.reference + 1e-6

@@ -28,9 +28,9 @@ import numpy.typing as npt
 
 from trimwheel_pipelines.covariates import (
     DAY,
+    Covariate,
     CovariateAlarm,
     CovariateSettings,
-    Signal,
     covariate_alarms,
 )
 from trimwheel_telemetry.evidence import CHANGE_RATIOS, ShiryaevRoberts, log_e_under
@@ -145,7 +145,7 @@ class DriftVerdict:
 
 def judge_drift(
     audits: AuditStream,
-    signals: Sequence[Signal],
+    signals: Sequence[Covariate],
     settings: DriftSettings,
     *,
     since: float,

@@ -2,8 +2,8 @@
 
 `python -m trimwheel_pipelines run`. Read `Loop.look_after` top to bottom: that is what happens to a
 model in a pass. What should happen is decided in `watch`, `decisions` and `housekeeping`; here are
-the effects. The loop remembers only what it has read (segments, telemetry); decisions follow from
-objects, so it may be killed at any moment.
+the effects. The loop remembers only what it has read (segments, telemetry) and writes that down
+every few minutes; decisions follow from objects, so it may be killed at any moment.
 
 A service that is away costs its own part of a pass and nothing else: without Prometheus audits
 still judge, without MLflow aliases move later, without records nothing is judged, without the
@@ -23,9 +23,8 @@ from trimwheel_api import metrics, names
 from trimwheel_api.errors import Conflict, TrimwheelError, Unavailable
 from trimwheel_api.kinds import AdaptiveModel, AdaptivePolicy, PolicyRollout, TuningRun
 from trimwheel_api.kinds.tuning_run import TuningRunSpec
-from trimwheel_api.values import seconds
+from trimwheel_pipelines import checkpoints
 from trimwheel_pipelines.alarm_budget import spent_alarms
-from trimwheel_pipelines.covariates import newest_z
 from trimwheel_pipelines.decisions import Wanted, drift_updates, wanted_run
 from trimwheel_pipelines.exposition import Heartbeat, PipelinesMetrics
 from trimwheel_pipelines.housekeeping import ledger_events, prunable
@@ -35,40 +34,21 @@ from trimwheel_pipelines.model_gauges import ModelGauges
 from trimwheel_pipelines.open_runs import OpenRuns
 from trimwheel_pipelines.promotion import Aliases
 from trimwheel_pipelines.record_care import RecordCare
-from trimwheel_pipelines.records import RecordReader
 from trimwheel_pipelines.settings import KEEP_DELETED
-from trimwheel_pipelines.signals import Telemetry
 from trimwheel_pipelines.tuning_world import utc_now
 from trimwheel_pipelines.view import View
-from trimwheel_pipelines.watch import (
-    AuditLog,
-    drift_settings,
-    verdict_of,
-    watched_since,
-)
+from trimwheel_pipelines.watching import Watched
 from trimwheel_telemetry.client import Prometheus
 
 log = logging.getLogger(__name__)
 
 STORE = "record store"
-SEGMENTS_A_PASS = 500
-"""Segments read of one model in one pass: a loop that starts on a long history catches up."""
-SLACK = 3600.0
-"""A segment that began this long before a promotion may hold audits from after it."""
+CHECKPOINT_SECONDS = 300.0
+"""What a killed loop reads again."""
 API_SERVER = "API server"
 ALL_MODELS = "all models"
 HANG_LIMIT = 180.0
 """Seconds without a pass after which the process counts as hung."""
-
-
-@dataclass
-class Watched:
-    """What the loop has read of one model; thrown away when its stable policy changes."""
-
-    reader: RecordReader
-    audits: AuditLog
-    telemetry: Telemetry
-    since: float | None
 
 
 @dataclass
@@ -104,7 +84,7 @@ class Loop:
             for view in views:
                 self._guard("model", view.subject, partial(self.look_after, view))
             self._forget_others(views)
-            self._guard("deleted models", ALL_MODELS, self._sweep)
+            self._guard("deleted models", ALL_MODELS, partial(self._sweep, views))
             self._recovered(API_SERVER)
         except TrimwheelError as error:
             self._failed(API_SERVER, API_SERVER, error)
@@ -131,8 +111,10 @@ class Loop:
                 self._guard("MLflow", subject, partial(self.aliases.follow, view))
         if self.open_runs is not None:
             self._guard("MLflow runs", subject, partial(self.open_runs.end_stale, view))
-        reader = self._watched[view.model.metadata.uid].reader
-        self._guard("retention", subject, partial(self._care.purge, view, reader, self._account))
+        held = self._watched.get(view.model.metadata.uid)
+        if held is not None:
+            purge = partial(self._care.purge, view, held.reader, self._account)
+            self._guard("retention", subject, purge)
 
     # ------------------------------------------------------------------ reading
 
@@ -159,56 +141,62 @@ class Loop:
 
     def _observed(self, view: View) -> View:
         """The view with audits counted and drift judged, as far as the services answer."""
-        watched = self._watch(view)
-        found: dict[str, Any] = {}
+        now, watched = view.now.timestamp(), self._watch(view)
+        audits = 0
 
         def read() -> None:
-            days = watched.reader.files.days()
-            found["audits"] = sum(day.audits for day in days)
-            if watched.since is not None:
-                corrupt = watched.reader.corrupt
-                since = watched.since - SLACK
-                watched.audits.add(watched.reader.read_new(since, SEGMENTS_A_PASS, days))
-                for _ in range(watched.reader.corrupt - corrupt):
-                    self.exposed.of(metrics.LOOP_ERRORS, "corrupt segment").inc()
-
-        def pull() -> None:
-            if self.prometheus is not None and watched.since is not None:
-                now = view.now.timestamp()
-                watched.telemetry.refresh(self.prometheus, watched.since, now)
+            nonlocal audits
+            corrupt = watched.reader.corrupt
+            try:
+                audits = watched.read(now)
+            finally:
+                found = watched.reader.corrupt - corrupt
+                self.exposed.of(metrics.LOOP_ERRORS, "corrupt segment").inc(found)
 
         readable = self._guard(STORE, view.subject, read)
+        pull = partial(watched.pull, self.prometheus, now)
         self._guard("Prometheus", view.subject, pull)
         self._gauges.show_certificate(view)
-        if watched.since is None:
+        if watched.watch is None:
             self._gauges.hide_drift(view)
-        if not readable or watched.since is None:
-            return replace(view, **found)
-        now = view.now.timestamp()
-        settings = drift_settings(view.model)
-        signals = [watched.audits.score_signal(), *watched.telemetry.signals()]
-        verdict = verdict_of(watched.audits, signals, settings, watched.since, now)
-        moved = {one.name: newest_z(one, settings.covariates, watched.since, now)
-                 for one in signals}  # fmt: skip
-        self._gauges.show_drift(view, verdict, watched.audits.disagreement(watched.since), moved)
-        return replace(view, **found, verdict=verdict)
+        judgement = watched.judge(now) if readable else None
+        if judgement is None:
+            return replace(view, audits=audits)
+        self._gauges.show_drift(view, judgement)
+        self._guard("checkpoint", view.subject, partial(self._save, view, watched))
+        return replace(view, audits=audits, verdict=judgement.verdict)
 
     def _watch(self, view: View) -> Watched:
         """What was read of this model; anew when another policy became stable."""
-        model, since = view.model, watched_since(view.model)
-        stable = model.status.stable.digest if model.status.stable else ""
-        held = self._watched.get(model.metadata.uid)
-        if held is not None and held.audits.digest == stable and held.since == since:
+        uid = view.model.metadata.uid
+        held = self._watched.get(uid)
+        if held is not None and held.fits(view.model):
             return held
-        namespace, name = model.metadata.namespace, model.name
-        keep = 2 * seconds(model.spec.drift.reference)
-        self._watched[model.metadata.uid] = Watched(
-            reader=RecordReader(self.records_uri, namespace, name),
-            audits=AuditLog(stable),
-            telemetry=Telemetry(namespace, name, keep),
-            since=since,
-        )
-        return self._watched[model.metadata.uid]
+        fresh = Watched.of(self.records_uri, view.model)
+        if held is None and self.records_uri:
+            load = partial(checkpoints.load, self.records_uri, self._account, uid, fresh)
+            if not self._guard("checkpoint", view.subject, load):
+                # The store is away, so nothing is read either: ask again in the next pass.
+                return fresh
+        fresh.saved = view.now.timestamp()
+        self._watched[uid] = fresh
+        return fresh
+
+    def _save(self, view: View, watched: Watched) -> None:
+        """Write the checkpoint every few minutes."""
+        now = view.now.timestamp()
+        if now - watched.saved >= CHECKPOINT_SECONDS:
+            checkpoints.save(self.records_uri, self._account, view.model.metadata.uid, watched)
+            watched.saved = now
+
+    def close(self) -> None:
+        """Write down what was read since the last checkpoints; the ledger is closed."""
+        for uid, watched in self._watched.items():
+            if watched.watch is not None:
+                save = partial(checkpoints.save, self.records_uri, self._account, uid, watched)
+                self._guard("checkpoint", uid, save)
+        if self.ledger is not None:
+            self.ledger.close()
 
     # ------------------------------------------------------------------ acting
 
@@ -275,9 +263,10 @@ class Loop:
         self._care.keep_only(uids)
         self._gauges.keep_only(views)
 
-    def _sweep(self) -> None:
+    def _sweep(self, views: list[View]) -> None:
         living = partial(self.objects.names, AdaptiveModel)
-        self._care.sweep(living, self._account, self.clock().timestamp())
+        uids = {view.model.metadata.uid for view in views}
+        self._care.sweep(living, uids, self._account, self.clock().timestamp())
 
     # ------------------------------------------------------------------ telling
 

@@ -7,14 +7,14 @@ without samples) is taken out of the registry. Leaves out errors of the loop its
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from trimwheel_api import metrics
 from trimwheel_api.times import instant
-from trimwheel_pipelines.drift import DriftVerdict
 from trimwheel_pipelines.exposition import PipelinesMetrics
 from trimwheel_pipelines.view import View
+from trimwheel_pipelines.watching import Judgement
 
 _DRIFT = (metrics.DRIFT_EVIDENCE, metrics.DISAGREEMENT_ESTIMATE, metrics.DRIFT_SIGNAL)
 Key = tuple[str, str]
@@ -39,21 +39,15 @@ class ModelGauges:
         else:
             self._hide(metrics.CERTIFICATE_EXPIRY, _key(view))
 
-    def show_drift(
-        self,
-        view: View,
-        verdict: DriftVerdict,
-        disagreement: float | None,
-        moved: Mapping[str, float | None],
-    ) -> None:
+    def show_drift(self, view: View, judgement: Judgement) -> None:
         """The verdict's evidence, the audited disagreement, and how far each signal has moved."""
         key = _key(view)
-        self.exposed.of(metrics.DRIFT_EVIDENCE, *key).set(verdict.evidence)
-        if disagreement is None:
+        self.exposed.of(metrics.DRIFT_EVIDENCE, *key).set(judgement.verdict.evidence)
+        if judgement.disagreement is None:
             self._hide(metrics.DISAGREEMENT_ESTIMATE, key)
         else:
-            self.exposed.of(metrics.DISAGREEMENT_ESTIMATE, *key).set(disagreement)
-        known = {name: z for name, z in moved.items() if z is not None}
+            self.exposed.of(metrics.DISAGREEMENT_ESTIMATE, *key).set(judgement.disagreement)
+        known = {name: z for name, z in judgement.moved.items() if z is not None}
         for name, z in known.items():
             self.exposed.of(metrics.DRIFT_SIGNAL, *key, name).set(z)
         for name in self._signals.get(key, set()) - known.keys():

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from trimwheel_api.times import instant
 from trimwheel_api.values import seconds
+from trimwheel_pipelines import checkpoints
 from trimwheel_pipelines.ownership import Claim, claim, delete_abandoned
 from trimwheel_pipelines.records import RecordReader
 from trimwheel_pipelines.retention import purge
@@ -52,14 +53,15 @@ class RecordCare:
         if gone:
             log.info("%s: %d segments were beyond retention.", view.subject, gone)
 
-    def sweep(self, living: Living, account: str, now: float) -> None:
-        """Delete the records of models that are gone for good.
+    def sweep(self, living: Living, uids: set[str], account: str, now: float) -> None:
+        """Delete the records of models that are gone for good, and checkpoints of all that are.
 
-        `living`: asked only when it is time to look.
+        `living`: asked only when it is time to look; `uids`: of the models of this pass.
         """
         if not self.root or now - self._swept < EVERY:
             return
         delete_abandoned(self.root, account, living(), now)
+        checkpoints.keep_only(self.root, account, uids)
         self._swept = now
 
     def keep_only(self, uids: set[str]) -> None:

@@ -52,8 +52,7 @@ def run(settings: Settings) -> None:
         log.info("Stopping.")
         server.shutdown()
         server.server_close()
-        if loop.ledger is not None:
-            loop.ledger.close()
+        loop.close()
 
 
 def loop_of(settings: Settings, exposed: PipelinesMetrics, heartbeat: Heartbeat) -> Loop:

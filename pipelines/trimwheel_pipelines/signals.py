@@ -1,10 +1,11 @@
 """Live telemetry as covariate signals: exit depth, input length and expert load from Prometheus.
 
-Called by the watch loop on every pass; keeps what it has read, so that a pass asks for the newest
-samples only. A signal's value is the ratio of two counters' increments between neighbouring scrapes
-of one worker (layers run per layer of full depth, tokens per answer, an expert's share of tokens):
-raw samples, no `rate()`, so that blocks do not overlap. The first-exit score comes from the audit
-records, where each request has its own (`watch`).
+Called by the watch loop on every pass, which asks for the newest samples only. A signal's value is
+the ratio of two counters' increments between neighbouring scrapes of one worker (layers run per
+layer of full depth, tokens per answer, an expert's share of tokens): raw samples, no `rate()`, so
+that blocks do not overlap. Kept are sums by block and, for each worker, up to when it was read: a
+month of fifty workers takes no more room than a day of one. The first-exit score comes from the
+audit records, where each request has its own (`watch`).
 
 Signals never roll anything back: they say where to look closer.
 """
@@ -19,7 +20,7 @@ import numpy.typing as npt
 
 from trimwheel_api import metrics, names
 from trimwheel_api.errors import Unavailable
-from trimwheel_pipelines.covariates import Signal
+from trimwheel_pipelines.block_sums import BlockSums
 from trimwheel_telemetry.answers import Empty, Ok, Series, Unreachable, series_of
 from trimwheel_telemetry.client import Prometheus
 
@@ -31,29 +32,52 @@ EXPERT_LOAD = "expert {} load"
 OVERLAP_SECONDS = 60.0
 """Each query reaches back this far: an increment needs the sample before it."""
 FIRST_LOOK_SECONDS = 6 * 3600.0
-"""What a restarted loop reads of the past at most: the whole reference would take minutes."""
+"""What a loop without a checkpoint reads of the past at most."""
+WINDOW_SECONDS = 1800.0
+"""Span of one look: what a pass holds of Prometheus at once."""
+WINDOWS_A_PASS = 2
+MOST_SIGNALS = 128
+"""Of one model. Labels are whatever a pod reports; the first ones by name are watched."""
 
 
 @dataclass
 class Telemetry:
-    """The covariate signals of one model, grown pass by pass."""
+    """The covariate signals of one model since `since`, in blocks of `block` seconds."""
 
     namespace: str
     model: str
-    keep: float
-    """Seconds of history to hold: the reference and the watch behind it."""
-    _points: dict[str, dict[tuple[str, float], float]] = field(default_factory=dict)
-    _until: float = 0.0
+    since: float
+    block: float
+    sums: dict[str, BlockSums] = field(default_factory=dict)
+    read: dict[tuple[str, str], float] = field(default_factory=dict)
+    """(signal, pod): up to when its increments are in the sums."""
+    until: float = 0.0
 
-    def refresh(self, prometheus: Prometheus, since: float, now: float) -> None:
-        """Read what is new. Raises Unavailable when Prometheus does not answer."""
-        start = max(since, self._until - OVERLAP_SECONDS, now - self.keep, now - FIRST_LOOK_SECONDS)
+    def refresh(self, prometheus: Prometheus, now: float) -> None:
+        """Read what is new, a window at a time. Raises Unavailable when Prometheus is away."""
+        for _ in range(WINDOWS_A_PASS):
+            start = max(self.since, self.until - OVERLAP_SECONDS, now - FIRST_LOOK_SECONDS)
+            end = min(now, start + WINDOW_SECONDS)
+            if not self._look(prometheus, start, end):
+                # Stale or in part: the next pass asks for the same stretch again.
+                return
+            self.until = end
+            self._forget(end - 2 * OVERLAP_SECONDS)
+            if end >= now:
+                return
+
+    def signals(self) -> list[BlockSums]:
+        """All signals, each with what was read so far."""
+        return list(self.sums.values())
+
+    def _look(self, prometheus: Prometheus, start: float, end: float) -> bool:
+        """Add one window; whether all answers were whole."""
         where = f'namespace="{self.namespace}"'
         mine = f'{where},model="{self.model}"'
         stable = f'{mine},arm="{names.ARM_STABLE}"'
         pods = f'{where},pod=~"{self.model}-[a-z0-9]+-[a-z0-9]+"'
         answers = {
-            metric.name: _ask(prometheus, f"{metric.name}{{{labels}}}", start, now)
+            metric.name: _ask(prometheus, f"{metric.name}{{{labels}}}", start, end)
             for metric, labels in (
                 (metrics.LAYERS_RUN, stable),
                 (metrics.LAYERS_FULL, stable),
@@ -69,30 +93,22 @@ class Telemetry:
         for expert in sorted({line.labels.get("expert", "") for line in tokens}):
             chosen = [line for line in tokens if line.labels.get("expert") == expert]
             self._add(EXPERT_LOAD.format(expert), chosen, tokens)
-        if all(whole for _, whole in answers.values()):
-            # Else (stale, partial) the next pass asks for the same stretch again.
-            self._until = now
-        self._forget(now - self.keep)
-
-    def signals(self) -> list[Signal]:
-        """All signals, each with the points read so far."""
-        found = []
-        for name, points in self._points.items():
-            times = np.array([time for _, time in points])
-            found.append(Signal(name, times, np.array(list(points.values()))))
-        return found
+        return all(whole for _, whole in answers.values())
 
     def _add(self, name: str, over: Sequence[Series], under: Sequence[Series]) -> None:
-        points = self._points.setdefault(name, {})
-        for pod, times, values in increment_ratios(over, under):
-            points.update(
-                ((pod, float(time)), float(value))
-                for time, value in zip(times, values, strict=True)
-            )
+        ratios = increment_ratios(over, under)
+        if not ratios or (name not in self.sums and len(self.sums) >= MOST_SIGNALS):
+            return
+        sums = self.sums.setdefault(name, BlockSums(name, self.since, self.block))
+        for pod, times, values in ratios:
+            fresh = times > self.read.get((name, pod), float("-inf"))
+            if fresh.any():
+                sums.add(times[fresh], values[fresh])
+                self.read[name, pod] = float(times[fresh][-1])
 
     def _forget(self, before: float) -> None:
-        for name, points in self._points.items():
-            self._points[name] = {key: value for key, value in points.items() if key[1] >= before}
+        """Workers that have not reported lately: what was read of them is not asked for again."""
+        self.read = {key: moment for key, moment in self.read.items() if moment >= before}
 
 
 def increment_ratios(

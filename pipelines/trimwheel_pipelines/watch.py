@@ -1,25 +1,24 @@
 """What the watch loop knows of one model's audits, and the drift verdict that follows.
 
-Called by `loop`. `AuditLog` grows with the segments that arrive and holds a few numbers for each
-audit; `verdict_of` is pure and without memory: a restarted loop that has read the same records
-gives the same verdict. Leaves out what is done about a verdict (`decisions`).
+Called by `loop`. `AuditWatch` takes the segments that arrive and keeps sums (`drift_sums`);
+`verdict_of` computes the same from all audits and without memory: the slow reference of the tests.
+Leaves out what is done about a verdict (`decisions`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from trimwheel_api.kinds import AdaptiveModel
 from trimwheel_api.kinds.adaptive_model import DriftState
 from trimwheel_api.policy import DENSE
 from trimwheel_api.times import instant, to_text
 from trimwheel_api.values import decimal_string, seconds
-from trimwheel_pipelines.covariates import DAY, CovariateSettings, Signal
+from trimwheel_pipelines.covariates import DAY, Covariate, CovariateSettings
 from trimwheel_pipelines.drift import (
     AuditStream,
     Drift,
@@ -27,7 +26,9 @@ from trimwheel_pipelines.drift import (
     DriftVerdict,
     judge_drift,
 )
+from trimwheel_pipelines.drift_sums import DriftSums
 from trimwheel_pipelines.records import AuditRecords
+from trimwheel_pipelines.sessions import session_hashes
 
 FIRST_EXIT_SCORE = "first-exit score"
 SHORT_BLOCK = 60.0
@@ -37,69 +38,25 @@ CONFIDENCE_DIGITS = 6
 VALUE_DIGITS = 6
 
 
-_COLUMNS = np.dtype(
-    [("time", np.float64), ("wrong", np.bool_), ("session", np.int64), ("score", np.float64)]
-)
-_LEAST_ROOM = 1024
+class AuditWatch:
+    """The audits of one model under the policy that is stable now, as sums."""
 
+    def __init__(self, digest: str, since: float, settings: DriftSettings) -> None:
+        self.digest, self.settings = digest, settings
+        self.sums = DriftSums.start(settings, since, FIRST_EXIT_SCORE)
 
-class AuditLog:
-    """Audits of one model under the policy that is stable now, in order of time.
-
-    Grows in place: each pass adds a few rows to what may be a million.
-    """
-
-    def __init__(self, digest: str) -> None:
-        self.digest = digest
-        self._rows = np.empty(_LEAST_ROOM, _COLUMNS)
-        self._count = 0
-        # Numbers compare faster than text, and repeat in a few bytes.
-        self._sessions: dict[str, int] = {}
-
-    def add(self, records: AuditRecords) -> None:
+    def add(self, records: AuditRecords, now: float) -> None:
         """Take those audits that judged our policy; others are of before or after its time."""
         mine = records.where(records.column("stable_digest") == self.digest)
         if not len(mine):
             return
-        fresh = np.empty(len(mine), _COLUMNS)
-        fresh["time"] = mine.column("time")
-        fresh["wrong"] = mine.column("stable_prediction") != mine.last("predictions")
-        fresh["session"] = self._numbers(mine.column("session"))
-        fresh["score"] = mine.first("scores")
-        self._append(fresh)
-
-    def stream(self) -> AuditStream:
-        """Everything so far."""
-        rows = self._rows[: self._count]
-        return AuditStream(rows["time"], rows["wrong"], rows["session"])
-
-    def score_signal(self) -> Signal:
-        """How sure the first exit was of each audited request."""
-        rows = self._rows[: self._count]
-        return Signal(FIRST_EXIT_SCORE, rows["time"], rows["score"])
-
-    def disagreement(self, since: float) -> float | None:
-        """Share of trials after `since` that disagreed; None without any."""
-        stream = self.stream().since(since)
-        return float(stream.wrong.mean()) if len(stream.wrong) else None
-
-    def _numbers(self, sessions: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-        known = self._sessions
-        return np.array([known.setdefault(one, len(known)) for one in sessions], np.int64)
-
-    def _append(self, fresh: npt.NDArray[np.void]) -> None:
-        end = self._count + len(fresh)
-        if end > len(self._rows):
-            grown = np.empty(2 * end, _COLUMNS)
-            grown[: self._count] = self._rows[: self._count]
-            self._rows = grown
-        self._rows[self._count : end] = fresh
-        # Segments of several workers interleave; only what they overlap is sorted again.
-        known = self._rows["time"][: self._count]
-        start = int(np.searchsorted(known, fresh["time"].min(), side="right"))
-        tail = self._rows[start:end]
-        tail[:] = tail[np.argsort(tail["time"], kind="stable")]
-        self._count = end
+        self.sums.add(
+            mine.column("time"),
+            mine.column("stable_prediction") != mine.last("predictions"),
+            session_hashes(mine.column("session")),
+            mine.first("scores").astype(np.float64),
+            now,
+        )
 
 
 def watched_since(model: AdaptiveModel) -> float | None:
@@ -128,10 +85,14 @@ def drift_settings(model: AdaptiveModel) -> DriftSettings:
 
 
 def verdict_of(
-    log: AuditLog, signals: list[Signal], settings: DriftSettings, since: float, now: float
+    stream: AuditStream,
+    signals: Sequence[Covariate],
+    settings: DriftSettings,
+    since: float,
+    now: float,
 ) -> DriftVerdict:
     """The verdict now. After a Harmless one what moved is the new normal: stage one restarts."""
-    stream, covariates_since = log.stream(), since
+    covariates_since = since
     harmless: DriftVerdict | None = None
     while True:
         verdict = judge_drift(

@@ -314,10 +314,37 @@ def test_telemetry_that_came_in_part_is_asked_for_again(trouble: Any, asked_agai
             asked.append(start)
             return trouble if "expert" in selector else Ok(series=())
 
-    telemetry, prometheus = Telemetry("shop", "intent", keep=3600.0), Answers()
+    telemetry, prometheus = Telemetry("shop", "intent", 500.0, 60.0), Answers()
     for now in (1000.0, 1300.0):
-        telemetry.refresh(prometheus, 500.0, now)  # type: ignore[arg-type]
+        telemetry.refresh(prometheus, now)  # type: ignore[arg-type]
     assert set(asked) == ({500.0} if asked_again else {500.0, 940.0})
+
+
+def test_telemetry_is_read_in_windows_and_each_increment_once() -> None:
+    """A scrape every 15 s of three workers: overlapping looks count nothing twice."""
+    spans: list[float] = []
+    scrapes = np.arange(0.0, 40_000.0, 15.0)
+
+    class Answers:
+        def raw(self, selector: str, start: float, end: float) -> Any:
+            spans.append(end - start)
+            slope = 2.0 if "layers_run" in selector else 1.0
+            inside = scrapes[(scrapes > start) & (scrapes <= end)]
+            return Ok(series=tuple(
+                Series({"pod": f"p{number}"}, inside, slope * inside) for number in range(3)
+            ))  # fmt: skip
+
+    telemetry, now = Telemetry("shop", "intent", 30_000.0, 60.0), 36_000.0
+    while now < 39_000.0:
+        telemetry.refresh(Answers(), now)  # type: ignore[arg-type]
+        now += 45.0
+    assert max(spans) <= 1800.0
+    depth = telemetry.sums["exit depth"]
+    reached = int((telemetry.until - 30_000.0) // 60) - 1
+    # The first increment of each worker needs a sample before it.
+    assert depth.sums[0, 1:reached].tolist() == [12.0] * (reached - 1)
+    assert (depth.sums[1, :reached] == 2.0 * depth.sums[0, :reached]).all()
+    assert len(telemetry.read) == 3 * len(telemetry.sums)
 
 
 def test_records_beyond_retention_go_once_an_hour(stage: Any, loop: Loop, model: Any) -> None:

@@ -10,15 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.local import LocalFileSystem
-from hypothesis import given
-from hypothesis import strategies as st
 
 from trimwheel_api.errors import Unavailable
 from trimwheel_api.records import COLUMNS, segment_day, segment_folder, segment_name
 from trimwheel_pipelines import retention
-from trimwheel_pipelines.records import AuditRecords, RecordReader
+from trimwheel_pipelines.records import RecordReader
 from trimwheel_pipelines.retention import forget, purge
-from trimwheel_pipelines.watch import AuditLog
 from trimwheel_workers.records.segments import SCHEMA
 
 EXITS = 3
@@ -194,27 +191,6 @@ def test_a_stretch_of_time_lists_its_own_days(store: Store) -> None:
     reader = store.reader()
     assert reader.read(3 * 86_400.0).column("time").tolist() == [3 * 86_400.0 + 5.0]
     assert len(reader.files._days) == 2, "an hour before it, a segment may have begun"
-
-
-@given(st.lists(st.lists(st.floats(1.0, 100.0), min_size=1, max_size=9), max_size=8))
-def test_a_log_of_audits_is_in_order_however_its_segments_interleave(
-    batches: list[list[float]],
-) -> None:
-    log = AuditLog("s")
-    for batch in batches:
-        log.add(AuditRecords(rows(batch, session=[f"{time:g}" for time in batch])))
-    stream, signal = log.stream(), log.score_signal()
-    assert stream.times.tolist() == sorted(time for batch in batches for time in batch)
-    assert signal.times.tolist() == stream.times.tolist()
-    names = {number: name for name, number in log._sessions.items()}
-    assert [names[number] for number in stream.sessions] == [f"{t:g}" for t in stream.times]
-
-
-def test_a_log_outgrows_its_room() -> None:
-    log = AuditLog("s")
-    for part in range(4):
-        log.add(AuditRecords(rows([part * 1000.0 + n + 1 for n in range(900)])))
-    assert log.stream().times.tolist() == [p * 1000.0 + n + 1 for p in range(4) for n in range(900)]
 
 
 def test_retention_deletes_by_age_and_quarantine_too(store: Store) -> None:
