@@ -151,7 +151,8 @@ ROLLOUT_WEIGHT = Metric(
 )  # fmt: skip
 GUARD_VERDICT = Metric(
     "trimwheel_guard_verdict", "gauge", ("model_namespace", "model", "guard", "verdict"),
-    "1 for the verdict of each guard of the active rollout; between two, of the last.", "operator",
+    "1 for the verdict of each guard of the active rollout; for an hour after it, of the last.",
+    "operator",
 )  # fmt: skip
 GUARD_VALUE = Metric(
     "trimwheel_guard_value",

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
-from trimwheel_api import names
+from trimwheel_api import names, phases
 from trimwheel_api.errors import SpecInvalid, Unavailable
 from trimwheel_api.kinds import PolicyRollout
 from trimwheel_api.kinds.adaptive_model import AdaptiveModelStatus
@@ -80,17 +80,24 @@ def _back_from_now(status: AdaptiveModelStatus, canary: bool) -> tuple[str, str]
 
 
 def follow(kube: Kube, name: str, timeout: float) -> Ending:
-    """Wait until a Rollback has ended. Raises Unavailable when nobody carries it out."""
+    """Wait until a Rollback has ended, or is refused still when the time is over.
+
+    Raises Unavailable when nobody carries it out.
+    """
     deadline = time.monotonic() + timeout
+    refused: Ending | None = None
     while True:
         try:
-            ending = ending_of(kube.get(PolicyRollout, name))
+            rollback = kube.get(PolicyRollout, name)
+            ending, refused = ending_of(rollback), refusal_of(rollback)
         except Unavailable:
             if time.monotonic() > deadline:
                 raise
             ending = None  # the request was accepted: an API server that is away comes back
         if ending is not None:
             return ending
+        if time.monotonic() > deadline and refused is not None:
+            return refused
         if time.monotonic() > deadline:
             raise Unavailable(
                 f"policyrollout/{name} exists, but was not carried out within {timeout:g} s: is "
@@ -103,12 +110,23 @@ def follow(kube: Kube, name: str, timeout: float) -> Ending:
 def ending_of(rollback: PolicyRollout) -> Ending | None:
     """The operator's last word on a Rollback; None while it is still at it."""
     status = rollback.status
-    if status.phase == "Stalled":
-        told = status.condition(names.STALLED)
-        return Ending("Refused", f"{told.reason}: {told.message}" if told else "refused")
     if not is_finished(rollback):
         return None
+    if status.phase == phases.STALLED:
+        return Ending("Refused", _why(rollback))
     reached = status.condition(names.ROLLED_BACK)
     silent = status.actuation is not None and bool(status.actuation.pending)
     message = reached.message if reached else ""
     return Ending("LeaseRanOut" if silent else "Acknowledged", message, status.actuation)
+
+
+def refusal_of(rollback: PolicyRollout) -> Ending | None:
+    """Why the operator does not carry it out for now, though it will ask again."""
+    if not phases.is_retried(rollback.status):
+        return None
+    return Ending("Refused", f"{_why(rollback)}; the operator asks again at every look")
+
+
+def _why(rollback: PolicyRollout) -> str:
+    told = rollback.status.condition(names.STALLED)
+    return f"{told.reason}: {told.message}" if told else "refused"

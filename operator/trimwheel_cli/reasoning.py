@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 
-from trimwheel_api import names
+from trimwheel_api import names, phases
 from trimwheel_api.cohorts import cohort, in_candidate
 from trimwheel_api.kinds import PolicyRollout
 from trimwheel_api.kinds.common import ConditionedStatus
@@ -23,7 +23,7 @@ def explain_model(snapshot: Snapshot, now: datetime) -> list[str]:
     """What serves and why, what is being tried, what the newest drift verdict means."""
     return [
         *_serving(snapshot, now),
-        *_drift(snapshot),
+        *_drift(snapshot, now),
         *_tuning(snapshot),
         *(explain_rollout(snapshot, snapshot.active, now) if snapshot.active else _idle(snapshot)),
     ]
@@ -80,15 +80,12 @@ def _serving(snapshot: Snapshot, now: datetime) -> list[str]:
     return lines
 
 
-def _drift(snapshot: Snapshot) -> list[str]:
+def _drift(snapshot: Snapshot, now: datetime) -> list[str]:
     drift = snapshot.model.status.drift
     if drift is None or not drift.signal:
-        return ["No drift verdict has been reported."]
-    sure = f" at confidence {drift.confidence}" if drift.confidence else ""
-    return [
-        f"Drift is {drift.verdict}: {drift.signal} is {drift.value}, at most {drift.bound} is "
-        f"allowed{sure}, from {drift.audits} audits."
-    ]
+        return ["No drift verdict has been reported of the policy that is meant to be served."]
+    sure = f" (confidence {drift.confidence})" if drift.confidence else ""
+    return [f"Drift is {drift.verdict}{sure}: {words.drift_numbers(drift, now)}."]
 
 
 def _tuning(snapshot: Snapshot) -> Iterator[str]:
@@ -150,7 +147,10 @@ def _next(snapshot: Snapshot, rollout: PolicyRollout, now: datetime) -> Iterator
     """What the rollout waits for."""
     status = rollout.status
     if is_finished(rollout):
-        yield f"It is finished: {status.phase}."
+        when = words.age(status.finished_at, now)
+        yield f"It is finished: {status.phase}, {when} ago."
+    elif phases.is_retried(status):
+        yield "It is refused for now; the operator asks again at every look."
     elif status.is_true(names.AWAITING_APPROVAL):
         yield (
             "It waits for a person who holds verb approve on policyrollouts and did not ask for "

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from trimwheel_api import names
+from trimwheel_api import names, phases
 from trimwheel_api.errors import Refused
 from trimwheel_api.kinds import (
     AdaptiveModel,
@@ -20,8 +20,6 @@ from trimwheel_api.kinds import (
     dump,
 )
 from trimwheel_cli.kube import Kube
-
-FINISHED_PHASES = ("Promoted", "RolledBack", "Stalled")
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,8 @@ class Snapshot:
     def active(self) -> PolicyRollout | None:
         """The rollout whose candidate is in the workers, if any."""
         candidate = self.model.status.candidate
-        open_ones = [one for one in self.rollouts if not is_finished(one) and not is_queued(one)]
+        started = [one for one in self.rollouts if not phases.is_waiting(one.status)]
+        open_ones = [one for one in started if not is_finished(one)]
         named = [one for one in open_ones if candidate and one.name == candidate.rollout]
         return next(iter(named or open_ones), None)
 
@@ -77,9 +76,9 @@ def gather_rollouts(kube: Kube, name: str) -> Snapshot:
 
 def is_finished(rollout: PolicyRollout) -> bool:
     """Whether nothing will happen to it any more."""
-    return bool(rollout.status.finished_at) or rollout.status.phase in FINISHED_PHASES
+    return phases.is_finished(rollout.status)
 
 
 def is_queued(rollout: PolicyRollout) -> bool:
     """Whether it waits for another rollout of its model."""
-    return rollout.status.is_true(names.QUEUED) or rollout.status.phase in ("", "Queued")
+    return rollout.status.is_true(names.QUEUED) or rollout.status.phase in ("", phases.QUEUED)

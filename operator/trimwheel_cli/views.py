@@ -10,23 +10,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from trimwheel_api import names
+from trimwheel_api import names, phases
 from trimwheel_api.kinds import AdaptiveModel, PolicyRollout, TuningRun
 from trimwheel_api.kinds.common import Condition
+from trimwheel_api.names import Reason
 from trimwheel_cli import words
 from trimwheel_cli.snapshot import Snapshot, is_finished, is_queued
 from trimwheel_console import text_table
 
 FINISHED_SHOWN = 3
 DECISIONS_SHOWN = 6
-GOOD, BAD, BUSY, WAITING = "✔", "✖", "◌", "⏸"
-_ROLLOUT_MARKS = {
-    "Promoted": GOOD,
-    "AwaitingApproval": WAITING,
-    "RolledBack": BAD,
-    "RollingBack": BAD,
-    "Stalled": BAD,
-}
+GOOD, BAD, BUSY, WAITING, ENDED = "✔", "✖", "◌", "⏸", "–"
+"""ENDED: by somebody's wish, or because something newer took its place; nothing failed."""
+_UNDONE = (phases.ROLLED_BACK, phases.ROLLING_BACK, phases.STALLED)
+_OVERTAKEN = (Reason.SUPERSEDED, Reason.STOPPED)
 _VERDICT_MARKS = {names.VERDICT_PASS: GOOD, names.VERDICT_FAIL: BAD}
 _TELLING_WHEN_TRUE = (names.DEGRADED, names.DRIFTED, names.STALLED, names.RECONCILING)
 
@@ -148,8 +145,7 @@ def _header(snapshot: Snapshot, now: datetime) -> str:
         lines.append(("Certificate", f"{status.certificate.state}{when}"))
     if status.drift:
         drift = status.drift
-        seen = f"{drift.signal} {drift.value}, bound {drift.bound}, {drift.audits} audits"
-        lines.append(("Drift", f"{drift.verdict}  {seen if drift.signal else ''}".rstrip()))
+        lines.append(("Drift", f"{drift.verdict}  {words.drift_numbers(drift, now)}".rstrip()))
     lines.append(("Workers", f"{status.ready_replicas} ready of {model.spec.replicas}"))
     if status.endpoint:
         lines.append(("Endpoint", status.endpoint))
@@ -182,9 +178,12 @@ def _model_node(snapshot: Snapshot, now: datetime) -> _Node:
 
 def _rollout_node(rollout: PolicyRollout, now: datetime) -> _Node:
     phase = rollout.status.phase or "Pending"
+    said = f"{phase}, tried again" if phases.is_retried(rollout.status) else phase
     # A finished rollout has no weight any more, but its verdict and end are the news.
     info = words.short(rollout.spec.policy_digest)
-    if not is_finished(rollout) and not is_queued(rollout):
+    if is_finished(rollout):
+        info += f", ended {words.age(rollout.status.finished_at, now)} ago"
+    elif not is_queued(rollout):
         info = f"{words.weight(rollout)}, {rollout.status.verdict}"
     stalled = rollout.status.condition(names.STALLED)
     if stalled and stalled.status == "True":
@@ -192,7 +191,7 @@ def _rollout_node(rollout: PolicyRollout, now: datetime) -> _Node:
     node = _Node(
         rollout.name,
         f"PolicyRollout/{rollout.spec.type}",
-        f"{_ROLLOUT_MARKS.get(phase, BUSY)} {phase}",
+        f"{_rollout_mark(rollout)} {said}",
         words.age(rollout.metadata.creation_timestamp, now),
         info,
     )
@@ -209,10 +208,33 @@ def _rollout_node(rollout: PolicyRollout, now: datetime) -> _Node:
     return node
 
 
+def _rollout_mark(rollout: PolicyRollout) -> str:
+    """What failed looks like it; what went as somebody wanted does not."""
+    status, kind = rollout.status, rollout.spec.type
+    if status.phase == phases.AWAITING_APPROVAL:
+        return WAITING
+    if phases.is_retried(status) or status.phase not in (*_UNDONE, phases.PROMOTED):
+        return BUSY
+    if not phases.is_as_intended(kind, status):
+        return BAD
+    if not is_finished(rollout):
+        return BUSY
+    return GOOD if status.phase == phases.PROMOTED or kind == phases.ROLLBACK else ENDED
+
+
+def _run_mark(run: TuningRun) -> str:
+    if run.status.outcome in _OVERTAKEN:
+        return ENDED
+    overtaken = run.status.condition(names.STALLED)  # what 0.1.0 wrote: Failed, and why
+    if overtaken is not None and overtaken.reason in _OVERTAKEN:
+        return ENDED
+    return GOOD if run.status.is_true(names.READY) else BAD
+
+
 def _run_node(run: TuningRun, now: datetime) -> _Node:
     status = run.status
     if status.outcome:
-        state = f"{GOOD if status.is_true(names.READY) else BAD} {status.outcome}"
+        state = f"{_run_mark(run)} {status.outcome}"
     else:
         state = f"{BUSY} {status.phase or 'Pending'}"
     info = f"{run.spec.reason}, {status.trials_done} trials"

@@ -10,6 +10,7 @@ from decimal import Decimal
 
 from trimwheel_api import names
 from trimwheel_api.kinds import PolicyRollout
+from trimwheel_api.kinds.adaptive_model import DriftState
 from trimwheel_api.kinds.policy_rollout import GuardStatus
 from trimwheel_api.policy import DENSE
 from trimwheel_api.times import instant
@@ -82,6 +83,20 @@ def guard_numbers(guard: GuardStatus) -> str:
     if not guard.samples:
         return guard.message or "no evidence yet"
     return f"{share(guard.value)} of at most {share(guard.bound)}, {guard.samples} samples"
+
+
+def drift_numbers(drift: DriftState, now: datetime) -> str:
+    """What moved, in which window, and how old the verdict is; empty when there is none."""
+    if not drift.signal:
+        return ""
+    audited = drift.signal == names.GUARD_DISAGREEMENT
+    value, bound = ((share if audited else str)(one) for one in (drift.value, drift.bound))
+    text = f"{drift.signal} {value} of at most {bound}, {drift.audits} audits"
+    if drift.since:
+        text += f" since {drift.since[:16].replace('T', ' ')}Z"
+    if drift.time:
+        text += f", judged {age(drift.time, now)} ago"
+    return text
 
 
 def guard_sentence(guard: GuardStatus) -> str:

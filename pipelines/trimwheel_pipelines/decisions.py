@@ -66,7 +66,7 @@ def drift_updates(view: View) -> list[tuple[TuningRun, DriftState]]:
     verdict = view.verdict
     if verdict is None:
         return []
-    state = state_of(verdict, view.now.timestamp())
+    state = _state(view, verdict)
     if verdict.verdict is Drift.HARMFUL:
         answers = _answers_to_harm(view, verdict)
         told = any(_drift_of(run) == Drift.HARMFUL for run in answers)
@@ -96,7 +96,7 @@ def _after_harm(view: View) -> Wanted | None:
         return None
     if answers and not _cooled(view):
         return None
-    return Wanted("Harmful", verdict.reason, state_of(verdict, view.now.timestamp()))
+    return Wanted("Harmful", verdict.reason, _state(view, verdict))
 
 
 def _answers_to_harm(view: View, verdict: DriftVerdict) -> list[TuningRun]:
@@ -126,7 +126,7 @@ def _after_covariate_alarm(view: View) -> Wanted | None:
     )
     if answered or not _cooled(view):
         return None
-    return Wanted("CovariateDrift", verdict.reason, state_of(verdict, view.now.timestamp()))
+    return Wanted("CovariateDrift", verdict.reason, _state(view, verdict))
 
 
 def _without_certificate(view: View) -> Wanted | None:
@@ -224,6 +224,12 @@ def _rolling_out(view: View, run: TuningRun) -> bool:
 def _rollout_of(view: View, run: TuningRun) -> PolicyRollout | None:
     name = run.status.rollout
     return next((one for one in view.rollouts if name and one.name == name), None)
+
+
+def _state(view: View, verdict: DriftVerdict) -> DriftState:
+    """The verdict as a status carries it, with the policy whose audits it rests on."""
+    served = view.model.status.stable
+    return state_of(verdict, view.now.timestamp(), served.digest if served else "")
 
 
 def _drift_of(run: TuningRun) -> str:

@@ -20,12 +20,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from trimwheel_api.times import to_text
 from trimwheel_pipelines.covariates import (
     DAY,
     Covariate,
@@ -137,8 +139,9 @@ class DriftVerdict:
             for alarm in self.alarms
         ]
         seen = f"; moved: {', '.join(moved)}" if moved else ""
+        since = to_text(datetime.fromtimestamp(self.since, UTC))
         return (
-            f"disagreement {rate} against {self.bound:.2%} in {self.audits} audits, "
+            f"disagreement {rate} against {self.bound:.2%} in {self.audits} audits since {since}, "
             f"confidence {self.confidence:.4f}{seen}"
         )
 

@@ -105,8 +105,8 @@ def verdict_of(
         harmless, covariates_since = verdict, verdict.time
 
 
-def state_of(verdict: DriftVerdict, now: float) -> DriftState:
-    """A verdict as the status of a TuningRun carries it.
+def state_of(verdict: DriftVerdict, now: float, policy_digest: str = "") -> DriftState:
+    """A verdict as the status of a TuningRun carries it; `policy_digest`: of which policy.
 
     Harmful speaks of disagreement; an open covariate alarm of the signal that moved: where it is,
     and where the alarm began.
@@ -125,6 +125,8 @@ def state_of(verdict: DriftVerdict, now: float) -> DriftState:
         audits=verdict.audits,
         alarm_audits=verdict.alarm_audits,
         time=timestamp_of(now),
+        since=timestamp_of(verdict.since),
+        policy_digest=policy_digest,
     )
 
 

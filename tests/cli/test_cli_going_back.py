@@ -130,13 +130,19 @@ SILENT = rollback(
     conditions=[condition("RolledBack", "Acknowledged", "the lease of w-1 ran out")],
 )
 REFUSED = rollback(
-    phase="Stalled", conditions=[condition("Stalled", "Uncertified", "expired at noon")]
+    phase="Stalled",
+    finishedAt="2026-01-02T11:00:00Z",
+    conditions=[condition("Stalled", "Uncertified", "expired at noon")],
+)
+RETRIED = rollback(
+    phase="Stalled", conditions=[condition("Stalled", "PolicyNotFound", "no policy has it")]
 )
 
 
 def test_only_the_operators_last_word_is_an_ending():
     assert ending_of(rollback()) is None
     assert ending_of(ACTING) is None
+    assert ending_of(RETRIED) is None, "the operator asks again"
     assert [ending_of(one).outcome for one in (DONE, SILENT, REFUSED)] == [
         "Acknowledged", "LeaseRanOut", "Refused",
     ]  # fmt: skip
@@ -217,3 +223,12 @@ def test_the_ending_is_in_the_json(monkeypatch):
     told = json.loads(done.stdout)
     assert (told["outcome"], told["actuation"]["milliseconds"]) == ("Acknowledged", 20)
     assert (told["policyDigest"], told["ends"]) == (DENSE.digest, None)
+
+
+def test_a_rollback_that_is_refused_for_now_is_waited_for_and_then_told_as_it_stands():
+    """The policy may come back while somebody waits; when it does not, the reason is told."""
+    assert follow(Scripted([RETRIED, ACTING, DONE]), "m-rollback-1", 5.0).outcome == "Acknowledged"
+    ending = follow(Scripted([RETRIED]), "m-rollback-1", 0.0)
+    assert (ending.outcome, ending.message) == (
+        "Refused", "PolicyNotFound: no policy has it; the operator asks again at every look",
+    )  # fmt: skip

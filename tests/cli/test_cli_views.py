@@ -162,7 +162,8 @@ def test_explain_names_the_workers_that_have_not_acknowledged():
 
 def test_explain_tells_of_drift_and_tuning():
     drift = {"verdict": "Harmful", "signal": "disagreement", "value": "0.05", "bound": "0.02",
-             "confidence": "0.999", "audits": 1200}  # fmt: skip
+             "confidence": "0.999", "audits": 1200, "since": "2026-01-02T11:20:31Z",
+             "time": "2026-01-02T11:55:00Z"}  # fmt: skip
     run = TuningRun.model_validate(
         {"kind": "TuningRun", "metadata": meta("tune-1"),
          "spec": {"model": "classifier", "reason": "Harmful"},
@@ -170,7 +171,9 @@ def test_explain_tells_of_drift_and_tuning():
                     "certifyNeeded": 1500}}
     )  # fmt: skip
     text = "\n".join(reasoning.explain_model(Snapshot(model(drift=drift), (), (), (run,)), NOW))
-    assert "Drift is Harmful: disagreement is 0.05, at most 0.02 is allowed" in text
+    seen = "disagreement 5% of at most 2%, 1200 audits since 2026-01-02 11:20Z, judged 5m ago"
+    assert f"Drift is Harmful (confidence 0.999): {seen}." in text
+    assert f"Drift:       Harmful  {seen}" in views.status_view(Snapshot(model(drift=drift)), NOW)
     assert "24 trials, 900 of 1500 fresh audits" in text
 
 
@@ -215,3 +218,74 @@ def test_shares_read_as_percentages(text, said):
 def test_the_dense_policy_goes_by_its_name():
     assert words.short(DENSE.digest) == "dense"
     assert words.short("") == "-"
+
+
+ENDED_AT = "2026-01-02T11:40:00Z"
+
+
+@pytest.mark.parametrize(
+    ("kind", "phase", "ended", "reason", "shown"),
+    [
+        ("Canary", "Promoted", True, "", "✔ Promoted"),
+        ("Rollback", "RolledBack", True, "", "✔ RolledBack"),
+        ("Rollback", "RollingBack", False, "", "◌ RollingBack"),
+        ("Canary", "RolledBack", True, "GuardFailed", "✖ RolledBack"),
+        ("Canary", "RollingBack", False, "GuardFailed", "✖ RollingBack"),
+        ("Canary", "RolledBack", True, "Aborted", "– RolledBack"),
+        ("Canary", "RolledBack", True, "Preempted", "– RolledBack"),
+        ("Canary", "RolledBack", True, "Rejected", "– RolledBack"),
+        ("Canary", "RollingBack", False, "Aborted", "◌ RollingBack"),
+        ("Canary", "Stalled", True, "DigestMismatch", "✖ Stalled"),
+        ("Canary", "Stalled", True, "Aborted", "– Stalled"),
+        ("Canary", "Stalled", False, "PolicyNotFound", "◌ Stalled, tried again"),
+        ("Rollback", "Stalled", False, "PolicyNotFound", "◌ Stalled, tried again"),
+        ("Rollback", "Stalled", True, "NotFormerlyStable", "✖ Stalled"),
+        ("Canary", "AwaitingApproval", False, "", "⏸ AwaitingApproval"),
+        ("Canary", "Progressing", False, "", "◌ Progressing"),
+        ("Canary", "Queued", False, "", "◌ Queued"),
+    ],
+)
+def test_what_failed_looks_like_it_and_what_went_as_somebody_wanted_does_not(
+    kind, phase, ended, reason, shown
+):
+    conditions = [condition("Stalled", "True", reason, "why")] if reason else []
+    one = rollout(phase=phase, conditions=conditions, finishedAt=ENDED_AT if ended else "")
+    one = one.model_copy(update={"spec": one.spec.model_copy(update={"type": kind})})
+    text = views.status_view(Snapshot(model(), (one,)), NOW)
+    assert shown in text
+    assert ("ended 20m ago" in text) is (ended and not reason)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason", "shown"),
+    [
+        ("Certified", "Succeeded", "✔ Certified"),
+        ("NoImprovement", "NoImprovement", "✔ NoImprovement"),
+        ("Superseded", "Superseded", "– Superseded"),
+        ("Stopped", "ModelDeleted", "– Stopped"),
+        ("Failed", "JobFailed", "✖ Failed"),
+        ("Failed", "Superseded", "– Failed"),  # as 0.1.0 wrote it
+    ],
+)
+def test_a_run_that_gave_way_to_a_newer_one_did_not_fail(outcome, reason, shown):
+    good = shown.startswith("✔")
+    conditions = [condition("Ready", "True" if good else "False", reason)]
+    conditions += [] if good else [condition("Stalled", "True", reason)]
+    run = TuningRun.model_validate(
+        {"kind": "TuningRun", "metadata": meta("tune-1"), "spec": {"model": "classifier"},
+         "status": {"outcome": outcome, "conditions": conditions}}
+    )  # fmt: skip
+    assert shown in views.status_view(Snapshot(model(), (), (), (run,)), NOW)
+
+
+def test_a_rollout_that_is_refused_for_now_is_neither_finished_nor_under_way():
+    why = condition("Stalled", "True", "PolicyNotFound", "no policy")
+    refused = PolicyRollout.model_validate(
+        {"kind": "PolicyRollout", "metadata": meta("early"),
+         "spec": {"model": "classifier", "policy": "p", "policyDigest": GOOD, "requestedBy": "a"},
+         "status": {"phase": "Stalled", "conditions": [why]}}
+    )  # fmt: skip
+    snapshot = Snapshot(model(), (refused,))
+    assert snapshot.active is None
+    text = "\n".join(reasoning.explain_rollout(snapshot, refused, NOW))
+    assert "It is refused for now; the operator asks again at every look." in text

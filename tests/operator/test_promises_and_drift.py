@@ -342,3 +342,46 @@ def test_a_lost_assignment_is_made_again_behind_the_newest_known_epoch(promoted:
     promoted.after(1).settle()
     assert promoted.assignment["epoch"] > epoch
     assert promoted.assignment["stable"]["digest"] == promoted.of_model.intended.digest
+
+
+# --- a verdict ends with the policy that it speaks of --------------------------------------------
+
+
+def harmed(promoted: World) -> World:
+    promoted.tuning("t", reason="Harmful")
+    promoted.report_drift("t", "Harmful", since="2026-11-22T12:00:00Z")
+    promoted.after(1).settle()
+    assert promoted.of_model.drift.verdict == "Harmful"
+    return promoted
+
+
+def test_harm_is_told_with_its_window_while_the_policy_is_meant_to_be_served(
+    promoted: World,
+) -> None:
+    drifted = harmed(promoted).of_model.condition(names.DRIFTED)
+    assert "in 900 audits since 2026-11-22T12:00:00Z" in drifted.message
+    promoted.after(3600).settle()
+    assert promoted.of_model.drift.verdict == "Harmful", "its policy waits at full depth"
+
+
+def test_after_a_rollback_to_dense_no_drift_of_the_former_policy_is_told(promoted: World) -> None:
+    harmed(promoted)
+    promoted.after(5).rollout("back", policyDigest=DENSE.digest, type="Rollback", requestedBy="r")
+    promoted.settle()
+    assert promoted.of_model.drift.verdict == "NotEnoughEvidence"
+    assert promoted.of_model.drift.signal == ""
+    assert promoted.of_model.condition(names.DRIFTED).status == "False"
+    assert promoted.after(3600).look().actions == ()
+
+
+def test_a_verdict_that_comes_late_of_a_former_policy_is_not_taken_over(
+    promoted: World, other: Document, promote_policy: Any, digest_of: Any, good: Document
+) -> None:
+    former = promoted.assignment["stable"]["digest"]
+    promote_policy(promoted.after(5), "other", other)
+    assert promoted.assignment["stable"]["digest"] != former
+    promoted.after(5).tuning("t", reason="Harmful")
+    promoted.report_drift("t", "Harmful", policyDigest=former)
+    promoted.after(1).settle()
+    assert promoted.of_model.drift is None or promoted.of_model.drift.verdict != "Harmful"
+    assert not promoted.of_model.is_true(names.DEGRADED)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from prometheus_client import generate_latest
 
 from trimwheel_api.errors import Conflict, Unavailable
 from trimwheel_operator.metrics import OperatorMetrics
@@ -130,3 +131,23 @@ def test_who_does_not_lead_looks_at_nothing_and_shows_nothing(world: Any, runnin
     assert gatherer.looks == looks
     leader.holds = True
     until(lambda: gatherer.looks > looks)
+
+
+def test_gauges_end_with_the_model_though_objects_that_name_it_are_left(
+    promoted: Any, running: Any
+) -> None:
+    """A model deleted without its dependents: its alerts must not go on."""
+    gatherer = Script(promoted, [])
+    reconciler = running(gatherer)
+    registry = reconciler._metrics.registry
+
+    def shown() -> bool:
+        return 'model="router"' in generate_latest(registry).decode()
+
+    reconciler.mark(KEY)
+    until(shown)
+    promoted.delete("AdaptiveModel", "router")
+    until(lambda: gatherer.looks >= 1)
+    reconciler.mark(KEY)
+    until(lambda: not shown())
+    assert promoted.observe().policies, "something is left"

@@ -57,6 +57,8 @@ def test_the_gauges_keep_what_the_last_rollout_ended_with_until_the_next_is_judg
     world.after(1).settle()
     assert world.of_rollout("ramp").phase == "RolledBack"
     assert shown()["disagreement"] == "Fail" and shown()["errors"] == "Pass"
+    world.after(3601)
+    assert shown() == {}, "later they would speak of a policy that nobody judges"
 
 
 def test_rules_are_frozen_before_anybody_hears_of_the_candidate(

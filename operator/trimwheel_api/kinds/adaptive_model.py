@@ -306,6 +306,14 @@ class DriftState(Status):
         default=0, description="Audits of any kind since the covariate alarm began."
     )
     time: str = Field(default="", description="When it was decided.")
+    since: str = Field(
+        default="",
+        description="Begin of the window that value and audits are of: the estimated change of the "
+        "traffic, or the alarm. Shares over other windows differ.",
+    )
+    policy_digest: str = Field(
+        default="", description="Policy that it speaks of; with another in its place it ends."
+    )
     tuning_run: str = Field(default="", description="TuningRun that carries it.")
 
 

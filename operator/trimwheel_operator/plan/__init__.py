@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from trimwheel_api import names
 from trimwheel_api.errors import SpecInvalid
 from trimwheel_api.kinds import AdaptiveModel
+from trimwheel_api.kinds.policy_rollout import PolicyRolloutStatus
 from trimwheel_api.times import parse
 from trimwheel_api.values import span
 from trimwheel_operator.plan import models, phases, policies, rollouts, tuning
@@ -24,6 +25,9 @@ from trimwheel_operator.plan.validation import first_mistake
 
 SOONEST = 0.05
 """Seconds; a look that is due at once still lets the API server breathe."""
+
+GUARDS_SHOWN = timedelta(hours=1)
+"""How long gauges show what a rollout's guards ended with: long enough to be seen."""
 
 __all__ = ["SOONEST", "plan"]
 
@@ -81,15 +85,23 @@ def _mistake(draft: Draft, model: AdaptiveModel | None) -> SpecInvalid | None:
 
 
 def _report(draft: Draft) -> Report:
-    """The guards are the active rollout's; between two, those that the last one ended with."""
+    """The guards are the active rollout's; for an hour after it those that the last ended with.
+
+    Longer they would speak of a policy that is judged by nobody any more.
+    """
     spec = draft.assignment
-    judged = [one for one in draft.rollouts.values() if one.guards]
+    judged = [one for one in draft.rollouts.values() if one.guards and _is_recent(draft, one)]
     judged.sort(key=lambda one: (phases.is_active(one), one.finished_at))
     return Report(
         degraded=draft.model.is_true(names.DEGRADED),
         weight=spec.weight_basis_points if spec else 0,
         guards=tuple(judged[-1].guards) if judged else (),
     )
+
+
+def _is_recent(draft: Draft, status: PolicyRolloutStatus) -> bool:
+    ended = parse(status.finished_at)
+    return ended is None or draft.now - ended < GUARDS_SHOWN
 
 
 def _next_look(draft: Draft) -> float:

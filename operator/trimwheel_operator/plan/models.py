@@ -52,17 +52,35 @@ def worker_manifests(draft: Draft, model: AdaptiveModel) -> list[Action]:
 
 
 def mirror_drift(draft: Draft) -> bool:
-    """Copy the newest drift verdict of any TuningRun into the model's status; True when done."""
+    """Copy the newest drift verdict of any TuningRun into the model's status; True when done.
+
+    A verdict ends with the policy that it speaks of: of the one that took its place nothing is
+    known yet, and the status says that.
+    """
     reported = [
         run.status.drift.model_copy(update={"tuning_run": run.name})
         for run in draft.state.runs
         if run.status.drift is not None and run.status.drift.time
     ]
     known = draft.model.drift
-    newest = max([*reported, *([known] if known else [])], key=_time_of, default=None)
+    told = [*reported, *([known] if known else [])]
+    newest = max((one for one in told if _is_of_intended(draft, one)), key=_time_of, default=None)
+    if newest is None and known is not None:
+        newest = DriftState()
     if newest is not None and newest != known:
         draft.update_model(drift=newest)
     return True
+
+
+def _is_of_intended(draft: Draft, drift: DriftState) -> bool:
+    """Whether a verdict speaks of the policy that is meant to be served now."""
+    intended = draft.model.intended
+    if intended is None or not drift.time:
+        return True
+    if drift.policy_digest and drift.policy_digest != intended.digest:
+        return False
+    promoted = parse(intended.since)
+    return promoted is None or parse_or(drift.time, EPOCH) > promoted
 
 
 def _time_of(drift: DriftState) -> tuple[datetime, bool]:
@@ -337,14 +355,18 @@ def _report_limits(
         draft.model_condition(names.OUTSIDE_LIMITS, False, Reason.WITHIN_LIMITS, "")
 
 
+def _window(drift: DriftState) -> str:
+    return f" since {drift.since}" if drift.since else ""
+
+
 def _report_drift(
     draft: Draft, model: AdaptiveModel, choice: StableChoice, mistake: Mistake
 ) -> None:
     intended, drift = draft.model.intended, draft.model.drift
     if intended and drift and harm_since(intended, drift):
         message = (
-            f"{drift.signal}: {drift.value} against a bound of {drift.bound} after "
-            f"{drift.audits} audits (TuningRun {drift.tuning_run})"
+            f"{drift.signal}: {drift.value} against a bound of {drift.bound} in "
+            f"{drift.audits} audits{_window(drift)} (TuningRun {drift.tuning_run})"
         )
         draft.model_condition(names.DRIFTED, True, Reason.HARMFUL, message)
     elif alarm := next((run for run in draft.state.runs if is_unjudged_alarm(run)), None):

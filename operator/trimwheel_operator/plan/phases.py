@@ -7,36 +7,42 @@ from collections.abc import Sequence
 from trimwheel_api.kinds import PolicyRollout
 from trimwheel_api.kinds.adaptive_model import Step
 from trimwheel_api.kinds.policy_rollout import EffectiveRules, PolicyRolloutStatus
+from trimwheel_api.phases import (
+    AWAITING_APPROVAL,
+    CANARY,
+    PROGRESSING,
+    PROMOTED,
+    QUEUED,
+    ROLLBACK,
+    ROLLED_BACK,
+    ROLLING_BACK,
+    STALLED,
+    is_finished,
+)
+from trimwheel_api.phases import is_waiting as is_pending
 from trimwheel_api.values import LARGEST_WEIGHT, basis_points
 
-QUEUED = "Queued"
-PROGRESSING = "Progressing"
-AWAITING_APPROVAL = "AwaitingApproval"
-PROMOTED = "Promoted"
-ROLLING_BACK = "RollingBack"
-ROLLED_BACK = "RolledBack"
-STALLED = "Stalled"
+__all__ = [
+    "AWAITING_APPROVAL",
+    "CANARY",
+    "PROGRESSING",
+    "PROMOTED",
+    "QUEUED",
+    "ROLLBACK",
+    "ROLLED_BACK",
+    "ROLLING_BACK",
+    "STALLED",
+    "is_finished",
+    "is_pending",
+]
 
 MOST_EXPOSED = basis_points(LARGEST_WEIGHT)
 """Basis points that any rollout may expose before it is promoted."""
-
-ROLLBACK = "Rollback"
-CANARY = "Canary"
-
-
-def is_finished(status: PolicyRolloutStatus) -> bool:
-    """Ended, one way or another; never looked at again."""
-    return bool(status.finished_at)
 
 
 def is_unfinished(status: PolicyRolloutStatus) -> bool:
     """Waits, is under way, or is on its way back."""
     return not is_finished(status)
-
-
-def is_pending(status: PolicyRolloutStatus) -> bool:
-    """Its rules are not frozen yet: it waits, or was refused for now."""
-    return status.effective is None and not is_finished(status)
 
 
 def is_rolling_back(status: PolicyRolloutStatus) -> bool:

@@ -67,11 +67,21 @@ def drift(world: World, found: list[Evidence]) -> None:
     }
     world.teller.good(
         f"{verdict['verdict']}: {verdict['signal']} is {verdict['value']}, promised "
-        f"{verdict['bound']} (confidence {verdict['confidence']}), after "
-        f"{world.report['drift']['audits_to_verdict']} audits"
+        f"{verdict['bound']} (confidence {verdict['confidence']}){_window(verdict)}, after "
+        f"{world.report['drift']['audits_to_verdict']} audits of the changed traffic"
     )
     world.teller.good(f"certificate {broken}; workers serve full depth without anybody's approval")
     found += _evidence(world, verdict, served)
+
+
+def _window(verdict: dict[str, Any]) -> str:
+    """Which audits the verdict's share is of: fewer than the lines before it counted."""
+    since = verdict.get("since")
+    return (
+        f" in the {verdict['audits']} audits since {since}, its estimate of the change"
+        if since
+        else ""
+    )
 
 
 def withstood_or_missed(seen: dict[str, Any], error: str) -> TrimwheelError:
