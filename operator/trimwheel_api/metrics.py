@@ -88,6 +88,15 @@ GUARD_EVENTS = Metric(
     "trimwheel_guard_events_total", "counter", ("model", "arm", "digest", "guard"),
     "Evidence of a guard: trials that went wrong.",
 )  # fmt: skip
+GUARD_LARGEST_SHARE = Metric(
+    "trimwheel_guard_largest_identity_ratio", "gauge", ("model", "arm", "digest", "guard"),
+    "Share of a guard's trials that the largest identity (token subject, else peer address) "
+    "brought; at most a tenth from ten identities on.",
+)  # fmt: skip
+GUARD_IDENTITIES = Metric(
+    "trimwheel_guard_identities", "gauge", ("model", "arm", "digest", "guard"),
+    "Identities that brought trials to a guard.",
+)  # fmt: skip
 POLICY_INFO = Metric(
     "trimwheel_policy_info", "gauge", ("model", "arm", "digest"), "1 for each resident policy."
 )

@@ -16,6 +16,7 @@ from trimwheel_api.kinds import PolicyRollout
 from trimwheel_api.kinds.policy_rollout import EffectiveRules, GuardStatus
 from trimwheel_api.times import parse_or
 from trimwheel_api.values import decimal_string
+from trimwheel_operator.identities import largest_share, share_sentence
 from trimwheel_operator.plan.observed import Evidence
 from trimwheel_operator.samples import Samples
 from trimwheel_telemetry.answers import Answer, Ok, Series
@@ -81,9 +82,14 @@ class EvidenceReader:
             judge(rule, self._guard(rule, found, digest, window, workers))
             for rule in rules_of(effective)
         ]
+        ratios = () if found.gap else self._ratios(rollout, until)
+        shares = {
+            guard.name: largest_share(found.trials, ratios, guard.name, digest, window)
+            for guard in guards
+        }
         return Evidence(
             rollout_uid=rollout.metadata.uid,
-            guards=tuple(as_status(guard) for guard in guards),
+            guards=tuple(as_status(guard, shares[guard.name]) for guard in guards),
             step_requests=None
             if found.gap
             else round(
@@ -119,6 +125,17 @@ class EvidenceReader:
             found.append(samples.take(answer.series, end))
         trials, events, requests, device = found
         return Counters(trials, events, requests, device)
+
+    def _ratios(self, rollout: PolicyRollout, until: float) -> tuple[Series, ...]:
+        """The newest shares of workers' largest identities; none is no gap in the evidence."""
+        if self._prometheus is None:
+            return ()
+        selector = (
+            f'{metrics.GUARD_LARGEST_SHARE.name}{{namespace="{rollout.metadata.namespace}",'
+            f'model="{rollout.spec.model}"}}'
+        )
+        answer = self._prometheus.raw(selector, until - self._max_age, until)
+        return answer.series if isinstance(answer, Ok) else ()
 
     def full_depth(self, namespace: str, model: str, workers: int, now: datetime) -> float | None:
         """Utilisation at full depth that the last minutes project; None when nobody knows."""
@@ -184,8 +201,8 @@ def rules_of(effective: EffectiveRules) -> tuple[GuardRule, ...]:
     )
 
 
-def as_status(verdict: GuardVerdict) -> GuardStatus:
-    """A verdict as the rollout's status shows it."""
+def as_status(verdict: GuardVerdict, share: float | None = None) -> GuardStatus:
+    """A verdict as the rollout's status shows it; `share` is its largest client's."""
     value = "" if verdict.value is None else decimal_string(verdict.value, MAX_DIGITS)
     return GuardStatus.model_validate(
         {
@@ -194,7 +211,7 @@ def as_status(verdict: GuardVerdict) -> GuardStatus:
             "value": value,
             "bound": decimal_string(verdict.bound, MAX_DIGITS),
             "samples": verdict.samples,
-            "message": verdict.reason,
+            "message": "; ".join(filter(None, (verdict.reason, share_sentence(share)))),
         }
     )
 

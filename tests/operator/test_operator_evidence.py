@@ -16,8 +16,10 @@ from trimwheel_api import metrics as table
 from trimwheel_api import names
 from trimwheel_operator.app import assemble
 from trimwheel_operator.evidence import EvidenceReader
+from trimwheel_operator.identities import largest_share
 from trimwheel_operator.settings import Settings
 from trimwheel_telemetry.answers import Answer, Empty, Ok, Partial, Series, Unreachable
+from trimwheel_telemetry.counters import Window
 
 
 class FakePrometheus:
@@ -33,7 +35,7 @@ class FakePrometheus:
         if self.lines is None:
             return Unreachable("connection refused")
         assert 'namespace="team"' in selector and 'model="router"' in selector
-        whole = self.lines[selector.partition("{")[0]]
+        whole = self.lines.get(selector.partition("{")[0], [])
         return Ok(
             series=tuple(
                 Series({**one.labels, "pod": pod}, one.times, one.values / len(self.pods))
@@ -270,3 +272,36 @@ def test_full_depth_is_projected_from_what_stable_requests_cost(
 @pytest.mark.parametrize("prometheus", [None, FakePrometheus(None)])
 def test_without_prometheus_nobody_knows_the_load(prometheus: Any) -> None:
     assert EvidenceReader(prometheus, 1.0).full_depth("team", "router", 2, START) is None
+
+
+def ratio(value: float, **labels: str) -> Series:
+    times = START.timestamp() + np.arange(0.0, 61.0)
+    return Series({"model": "router", **labels}, times, np.full(61, value))
+
+
+@pytest.mark.parametrize(("share", "named"), [(1.0, "100%"), (0.83, "83%"), (0.1, ""), (0.02, "")])
+def test_a_verdict_names_the_share_of_the_largest_client(
+    started: Any, share: float, named: str
+) -> None:
+    lines = counters(started, 0)
+    digest = started.spec.policy_digest
+    pods = 2  # the stand-in shares values out among them
+    lines[table.GUARD_LARGEST_SHARE.name] = [
+        ratio(share * pods, arm=names.ARM_CANDIDATE, digest=digest, guard=guard)
+        for guard in ("errors", "disagreement")
+    ]
+    found = guards_of(started, lines)
+    for guard in ("errors", "disagreement"):
+        assert ("one client" in found[guard].message) is bool(named)
+        assert named in found[guard].message
+        assert found[guard].verdict == "Pass", "it says so and decides nothing"
+    assert "one client" not in found["parity"].message, "workers that do not report it"
+
+
+def test_shares_of_pods_are_added_as_if_one_client_were_the_largest_on_each() -> None:
+    window = Window(since=START.timestamp(), until=START.timestamp() + 60, max_age=5)
+    labels = {"arm": names.ARM_CANDIDATE, "digest": "d", "guard": "errors"}
+    trials = [line(n, **labels, pod=pod) for n, pod in ((900, "a"), (100, "b"), (500, "c"))]
+    ratios = [ratio(0.1, **labels, pod="a"), ratio(1.0, **labels, pod="b")]
+    assert largest_share(trials, ratios, "errors", "d", window) == pytest.approx(0.19)
+    assert largest_share(trials, [], "errors", "d", window) is None

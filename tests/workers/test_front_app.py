@@ -269,7 +269,7 @@ async def test_requests_of_one_moment_make_frames_that_the_engine_can_read(
     worker.requests._send = lambda kind, body: frames.append(encode(kind, body))
     text = "\U0001f600" * 65_536
     for _ in range(30):
-        worker.requests.submit([text] * 15, "", "")
+        worker.requests.submit([text] * 15)
     worker.requests.flush()
     assert max(map(len, frames)) <= FRAME_BYTES + 6 * len(text)
     decoder = Decoder()

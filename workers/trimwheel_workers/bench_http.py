@@ -35,7 +35,7 @@ from trimwheel_workers import settings
 from trimwheel_workers.arms import ComputeKey, ResidentPolicy, Snapshot
 from trimwheel_workers.engine.status import Status
 from trimwheel_workers.front.auditing import AuditBook
-from trimwheel_workers.front.dispatch import Answer, Ticket, server_ids
+from trimwheel_workers.front.dispatch import Answer, Caller, Ticket, server_ids
 from trimwheel_workers.front.guards import Guards
 from trimwheel_workers.front.metrics import WorkerMetrics
 from trimwheel_workers.records.writer import RecordWriter, WriterSettings
@@ -235,7 +235,7 @@ def _metrics() -> Callable[[int], None]:
         metrics.duration["stable"].observe(0.012)
         policy = guards.of("stable", "sha256:0")
         if policy is not None:
-            policy.served(f"session-{number // 3}", failed=False, slow=False)
+            policy.served(f"session-{number // 3}", "127.0.0.1", failed=False, slow=False)
 
     return part
 
@@ -260,7 +260,7 @@ def _records() -> Callable[[int], None]:
 
     def part(number: int) -> None:
         ticket = Ticket(
-            "0" * 24, f"session-{number // 3}", "", "text", "stable", True, 0.1, 1.0, 0.0, 2.0,
+            "0" * 24, Caller(f"session-{number // 3}"), "text", "stable", True, 0.1, 1.0, 0.0, 2.0,
             future,
         )  # fmt: skip
         book.expect(number, ticket, answer, 0.01)

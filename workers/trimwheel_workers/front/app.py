@@ -25,9 +25,10 @@ from trimwheel_api.errors import InvalidInput, Overloaded, RequestInvalid, Unava
 from trimwheel_workers.engine.status import Status
 from trimwheel_workers.front import protocol, tensors
 from trimwheel_workers.front.compression import CONTENT_ENCODING, body_of
-from trimwheel_workers.front.dispatch import ENGINE_DOWN, Answer
+from trimwheel_workers.front.dispatch import ENGINE_DOWN, Answer, Caller
 from trimwheel_workers.front.error_body import error_body, invalid_body
 from trimwheel_workers.front.limits import BODY_BYTES
+from trimwheel_workers.front.shares import identity_of
 from trimwheel_workers.front.worker import Worker
 
 _JSON = "application/json"
@@ -102,20 +103,19 @@ class Inference:
     def __init__(self, worker: Worker, request: Request) -> None:
         self._worker = worker
         self._request = request
-        self._session = ""
+        self._caller = Caller(identity=peer_of(request))
 
     async def respond(self) -> Response:
         """The response, whatever happens; every end is counted."""
         worker = self._worker
         try:
             _check_model(self._request, worker)
-            session, tenant = self._keys()
-            self._session = session
+            self._caller = self._who()
             headers = self._request.headers
             body = body_of(await self._body(), headers.get("content-encoding", ""))
             most = worker.config.engine.max_batch
             parsed = protocol.parse(body, most, headers.get(tensors.HEADER))
-            answers = await worker.infer(parsed.texts, session, tenant)
+            answers = await worker.infer(parsed.texts, self._caller)
         except RequestInvalid as error:
             return self._refused(_invalid_code(error), invalid_body(error))
         except Overloaded as error:
@@ -139,14 +139,14 @@ class Inference:
             return Response(body, media_type=_JSON)
         return Response(body, headers={tensors.HEADER: str(head)}, media_type=_OCTETS)
 
-    def _keys(self) -> tuple[str, str]:
+    def _who(self) -> Caller:
         session = tenant = ""
         for name, value in self._request.scope["headers"]:
             if name == _SESSION:
                 session = protocol.key_of(value, names.SESSION_HEADER)
             elif name == _TENANT:
                 tenant = protocol.key_of(value, records.TENANT_HEADER)
-        return session, tenant
+        return Caller(session, tenant, self._caller.identity)
 
     async def _body(self) -> bytes:
         stated = self._request.headers.get("content-length", "")
@@ -163,8 +163,13 @@ class Inference:
     def _refused(self, code: int, body: bytes, retry: float = 0.0) -> Response:
         """An end without an answer, counted; rows that were in flight count themselves."""
         requests = self._worker.requests
-        requests.account(requests.arm_of(self._session), self._session, code)
+        requests.account(requests.arm_of(self._caller.session), self._caller, code)
         return _bytes(body, code, retry)
+
+
+def peer_of(request: Request) -> str:
+    """Identity of the other end of the connection; headers are the client's to choose."""
+    return identity_of(request.client.host) if request.client else ""
 
 
 def _check_size(size: int) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from trimwheel_api import names
 from trimwheel_workers.engine.status import LOST_ENGINE_DIED
-from trimwheel_workers.front.dispatch import Answer, Ticket
+from trimwheel_workers.front.dispatch import Answer, Caller, Ticket
 from trimwheel_workers.front.guards import Guards, SessionMemory
 from trimwheel_workers.front.metrics import WorkerMetrics
 from trimwheel_workers.records.writer import RecordWriter
@@ -64,18 +64,20 @@ class AuditBook:
             return
         ticket, answer = pending.ticket, pending.answer
         snapshot = answer.snapshot
-        first = bool(self._sessions.add(ticket.session, 1))
+        first = bool(self._sessions.add(ticket.caller.session, 1))
         full_depth = predictions[-1]
-        self._judge(names.ARM_STABLE, snapshot.stable.digest, ticket.session,
+        self._judge(names.ARM_STABLE, snapshot.stable.digest, ticket.caller,
                     agrees=stable[0] == full_depth)  # fmt: skip
         if candidate is not None and snapshot.candidate is not None:
-            self._judge(names.ARM_CANDIDATE, snapshot.candidate.digest, ticket.session,
+            self._judge(names.ARM_CANDIDATE, snapshot.candidate.digest, ticket.caller,
                         agrees=candidate[0] == full_depth)  # fmt: skip
         served = snapshot.stable if answer.arm == names.ARM_STABLE else snapshot.candidate
         assert served is not None, "an arm that answered has a policy"
         guards = self._guards.of(answer.arm, served.digest)
         if guards is not None:
-            guards.replayed(ticket.session, differs=replayed != [answer.prediction, answer.exit])
+            caller = ticket.caller
+            differs = replayed != [answer.prediction, answer.exit]
+            guards.replayed(caller.session, caller.identity, differs=differs)
         self._metrics.first_exit_scores.inc(scores[0])
         if self._writer is not None:
             self._writer.put(
@@ -99,11 +101,11 @@ class AuditBook:
         """The engine died with all it had."""
         self.lose(list(self._pending), LOST_ENGINE_DIED)
 
-    def _judge(self, arm: str, digest: str, session: str, *, agrees: bool) -> None:
+    def _judge(self, arm: str, digest: str, caller: Caller, *, agrees: bool) -> None:
         self._metrics.audits[arm, agrees].inc()
         guards = self._guards.of(arm, digest)
         if guards is not None:
-            guards.audited(session, disagrees=not agrees)
+            guards.audited(caller.session, caller.identity, disagrees=not agrees)
 
     def _record(
         self,
@@ -119,7 +121,7 @@ class AuditBook:
         ticket, answer = pending.ticket, pending.answer
         snapshot = answer.snapshot
         judged = candidate is not None and snapshot.candidate is not None
-        session = ticket.session
+        session = ticket.caller.session
         return (
             ticket.server_id,
             pending.answered,
@@ -145,5 +147,5 @@ class AuditBook:
             candidate[0] if judged and candidate else None,
             candidate[1] if judged and candidate else None,
             ticket.text if self._keep_inputs else None,
-            ticket.tenant or None,
+            ticket.caller.tenant or None,
         )

@@ -74,13 +74,26 @@ class Answer(NamedTuple):
     snapshot: Snapshot
 
 
+class Caller(NamedTuple):
+    """Who sent a request: what a client states of itself, and what it cannot choose."""
+
+    session: str = ""
+    """Session key; decides the arm. Empty: every request is a session of its own."""
+    tenant: str = ""
+    """Owner of the records that are kept of it."""
+    identity: str = ""
+    """Subject of its token, else its peer's address: whose evidence it is."""
+
+
+NOBODY = Caller()
+
+
 @dataclass(slots=True)
 class Ticket:
     """One row in flight."""
 
     server_id: str
-    session: str
-    tenant: str
+    caller: Caller
     text: str
     arm: str
     audited: bool
@@ -136,9 +149,7 @@ class Dispatcher:
         """Rows without an answer."""
         return len(self._tickets)
 
-    def submit(
-        self, texts: Sequence[str], session: str, tenant: str
-    ) -> list[asyncio.Future[Answer]]:
+    def submit(self, texts: Sequence[str], caller: Caller = NOBODY) -> list[asyncio.Future[Answer]]:
         """Send the texts of one request on their way, all or none.
 
         Raises Overloaded (429) or Unavailable (503).
@@ -151,18 +162,16 @@ class Dispatcher:
                 f"queue full: {len(self._tickets)} of {self._limits.queue}, "
                 f"the request adds {len(texts)}"
             )
-        return [self._submit(text, session, tenant, snapshot) for text in texts]
+        return [self._submit(text, caller, snapshot) for text in texts]
 
-    def _submit(
-        self, text: str, session: str, tenant: str, snapshot: Snapshot
-    ) -> asyncio.Future[Answer]:
+    def _submit(self, text: str, caller: Caller, snapshot: Snapshot) -> asyncio.Future[Answer]:
         server_id = next(self._server_ids)
-        place = cohort(session or server_id, snapshot.salt)
+        place = cohort(caller.session or server_id, snapshot.salt)
         u = audit_score(server_id, self._model)
         now = time.monotonic()
         loop = asyncio.get_running_loop()
         ticket = Ticket(
-            server_id, session, tenant, text, snapshot.arm(place), u < snapshot.audit_rate, u,
+            server_id, caller, text, snapshot.arm(place), u < snapshot.audit_rate, u,
             snapshot.audit_rate, now, now + self._limits.deadline, loop.create_future(),
         )  # fmt: skip
         row = next(self._ids)
@@ -217,12 +226,12 @@ class Dispatcher:
             self._finish(ticket, self._unanswered(ticket, ENGINE_DOWN), now)
         self.serving = None
 
-    def account(self, arm: str, session: str, code: int) -> None:
+    def account(self, arm: str, caller: Caller, code: int) -> None:
         """Count a request that never was in flight (4xx, 429, 503)."""
         self._metrics.requests(arm, None, code).inc()
         snapshot = self.target
         if code >= 500 and snapshot is not None:
-            self._guard(snapshot, arm, session, failed=True, slow=False)
+            self._guard(snapshot, arm, caller, failed=True, slow=False)
 
     def refused(self, code: int) -> None:
         """Count what was refused before it was a request, which is evidence of nothing."""
@@ -245,19 +254,19 @@ class Dispatcher:
         self._metrics.requests(arm, answer.exit if answered else None, code).inc()
         self._metrics.duration[arm].observe(elapsed)
         self._guard(
-            answer.snapshot, arm, ticket.session, failed=not answered,
+            answer.snapshot, arm, ticket.caller, failed=not answered,
             slow=elapsed > self._limits.slo,
         )  # fmt: skip
         if not ticket.future.done():
             ticket.future.set_result(answer)
 
     def _guard(
-        self, snapshot: Snapshot, arm: str, session: str, *, failed: bool, slow: bool
+        self, snapshot: Snapshot, arm: str, caller: Caller, *, failed: bool, slow: bool
     ) -> None:
         policy = snapshot.candidate if arm == names.ARM_CANDIDATE else snapshot.stable
         guards = self._guards.of(arm, policy.digest) if policy else None
         if guards is not None:
-            guards.served(session, failed=failed, slow=slow)
+            guards.served(caller.session, caller.identity, failed=failed, slow=slow)
 
     def _unanswered(self, ticket: Ticket, status: int) -> Answer:
         snapshot = self.serving or self.target

@@ -3,13 +3,20 @@
 Errors cluster in sessions, so requests are not independent trials; sessions nearly are. What was
 seen of a session is forgotten when another rollout's salt arrives (evidence is baselined for each
 rollout), and, oldest first, when there are too many sessions. A request without a session key is a
-session of its own. No I/O; counters are handed in.
+session of its own. How much of it one client may bring is `shares`'s. No I/O; counters are handed
+in.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+
+from prometheus_client import Counter
+
 from trimwheel_api import names
 from trimwheel_workers.front.metrics import GuardCounters, WorkerMetrics
+from trimwheel_workers.front.shares import Shares, Trial
 
 REMEMBERED_SESSIONS = 50_000
 """Sessions kept for each policy and arm, about 7 MB; an older one would count again."""
@@ -46,46 +53,101 @@ class SessionMemory:
         self._marks.clear()
 
 
+class _Trials:
+    """One kind of trial of a policy: a trial a session, which counts when its identity's may."""
+
+    def __init__(self, trials: Sequence[Counter]) -> None:
+        self._trials = trials
+        self._open: dict[str, Trial] = {}
+        """Trials of sessions that do not count yet, or never will."""
+        self.shares = Shares(self._count)
+
+    def _count(self) -> None:
+        for counter in self._trials:
+            counter.inc()
+
+    def add(self, session: str, identity: str, *, first: bool) -> Trial | None:
+        """The session's trial; None for one that was counted before."""
+        if not first:
+            return self._open.get(session)
+        trial = self.shares.offer(identity)
+        if session and (trial.waits or trial.dropped):
+            self._open[session] = trial
+            if len(self._open) > REMEMBERED_SESSIONS:
+                del self._open[next(iter(self._open))]
+        return trial
+
+    def forget(self) -> None:
+        """A new rollout begins."""
+        self._open.clear()
+        self.shares = Shares(self._count)
+
+
 class PolicyGuards:
     """Evidence about one policy in one arm."""
 
     def __init__(self, counters: GuardCounters) -> None:
         self._memory = SessionMemory()
-        self._trials, self._events = counters.trials, counters.events
+        self._events = counters.events
+        trials = counters.trials
+        self._requests = _Trials([trials[names.GUARD_ERRORS], trials[names.GUARD_LATENCY]])
+        self._audits = _Trials([trials[names.GUARD_DISAGREEMENT]])
+        self._replays = _Trials([trials[names.GUARD_PARITY]])
+        for guard, kind in (
+            (names.GUARD_ERRORS, self._requests), (names.GUARD_LATENCY, self._requests),
+            (names.GUARD_DISAGREEMENT, self._audits), (names.GUARD_PARITY, self._replays),
+        ):  # fmt: skip
+            counters.largest[guard].set_function(partial(_largest, kind))
+            counters.identities[guard].set_function(partial(_identities, kind))
 
-    def served(self, session: str, *, failed: bool, slow: bool) -> None:
+    def served(self, session: str, identity: str = "", *, failed: bool, slow: bool) -> None:
         """A request ended: `failed` by the server's fault (5xx), `slow` beyond the SLO."""
         marks = _REQUEST | (_ERROR if failed else 0) | (_SLOW if slow else 0)
         new = self._memory.add(session, marks)
         if not new:
             return
-        if new & _REQUEST:
-            self._trials[names.GUARD_ERRORS].inc()
-            self._trials[names.GUARD_LATENCY].inc()
+        trial = self._requests.add(session, identity, first=bool(new & _REQUEST))
         if new & _ERROR:
-            self._events[names.GUARD_ERRORS].inc()
+            _event(trial, self._events[names.GUARD_ERRORS])
         if new & _SLOW:
-            self._events[names.GUARD_LATENCY].inc()
+            _event(trial, self._events[names.GUARD_LATENCY])
 
-    def audited(self, session: str, *, disagrees: bool) -> None:
+    def audited(self, session: str, identity: str = "", *, disagrees: bool) -> None:
         """The policy was judged on an audited request; only a session's first counts."""
         if not self._memory.add(session, _AUDIT):
             return
-        self._trials[names.GUARD_DISAGREEMENT].inc()
+        trial = self._audits.add(session, identity, first=True)
         if disagrees:
-            self._events[names.GUARD_DISAGREEMENT].inc()
+            _event(trial, self._events[names.GUARD_DISAGREEMENT])
 
-    def replayed(self, session: str, *, differs: bool) -> None:
+    def replayed(self, session: str, identity: str = "", *, differs: bool) -> None:
         """The answer that this policy served was replayed; only a session's first counts."""
         if not self._memory.add(session, _PARITY):
             return
-        self._trials[names.GUARD_PARITY].inc()
+        trial = self._replays.add(session, identity, first=True)
         if differs:
-            self._events[names.GUARD_PARITY].inc()
+            _event(trial, self._events[names.GUARD_PARITY])
 
     def forget_sessions(self) -> None:
         """A new rollout begins."""
         self._memory.clear()
+        for kind in (self._requests, self._audits, self._replays):
+            kind.forget()
+
+
+def _event(trial: Trial | None, counter: Counter) -> None:
+    if trial is None:
+        counter.inc()
+    else:
+        trial.event(counter.inc)
+
+
+def _largest(kind: _Trials) -> float:
+    return kind.shares.largest
+
+
+def _identities(kind: _Trials) -> float:
+    return float(kind.shares.identities)
 
 
 class Guards:

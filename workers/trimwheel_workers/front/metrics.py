@@ -37,10 +37,15 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 class GuardCounters:
     """Trials and events of one policy in one arm, by guard."""
 
-    def __init__(self, trials: Counter, events: Counter, model: str, arm: str, digest: str) -> None:
+    def __init__(self, metrics: WorkerMetrics, model: str, arm: str, digest: str) -> None:
         labels = {guard: (model, arm, digest, guard) for guard in WORKER_GUARDS}
+        trials, events = metrics.counter(table.GUARD_TRIALS), metrics.counter(table.GUARD_EVENTS)
+        largest = metrics.gauge(table.GUARD_LARGEST_SHARE)
+        identities = metrics.gauge(table.GUARD_IDENTITIES)
         self.trials = {guard: trials.labels(*values) for guard, values in labels.items()}
         self.events = {guard: events.labels(*values) for guard, values in labels.items()}
+        self.largest = {guard: largest.labels(*values) for guard, values in labels.items()}
+        self.identities = {guard: identities.labels(*values) for guard, values in labels.items()}
 
 
 class WorkerMetrics:
@@ -128,16 +133,15 @@ class WorkerMetrics:
 
     def guards(self, arm: str, digest: str) -> GuardCounters:
         """Evidence counters of a policy, made at 0."""
-        return GuardCounters(
-            self.counter(table.GUARD_TRIALS), self.counter(table.GUARD_EVENTS),
-            self._model, arm, digest,
-        )  # fmt: skip
+        return GuardCounters(self, self._model, arm, digest)
 
     def drop_guards(self, arm: str, digest: str) -> None:
         """Forget the series of a policy that is resident no longer."""
         for guard in WORKER_GUARDS:
             for metric in (table.GUARD_TRIALS, table.GUARD_EVENTS):
                 self.counter(metric).remove(self._model, arm, digest, guard)
+            for metric in (table.GUARD_LARGEST_SHARE, table.GUARD_IDENTITIES):
+                self.gauge(metric).remove(self._model, arm, digest, guard)
 
     def show_policies(self, policies: dict[str, str]) -> None:
         """`{arm: digest}` of what is resident, as series of value 1; others vanish."""

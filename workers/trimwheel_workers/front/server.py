@@ -83,7 +83,7 @@ class _Serving:
         server = _Server(
             uvicorn.Config(
                 make_app(self._worker), http=connection_class(self._door), lifespan="off",
-                log_config=None, access_log=False, server_header=False,
+                log_config=None, access_log=False, server_header=False, proxy_headers=False,
                 log_level="warning", timeout_graceful_shutdown=int(_RESPONSES_SECONDS),
             )
         )  # fmt: skip

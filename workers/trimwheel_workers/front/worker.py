@@ -26,7 +26,7 @@ from trimwheel_workers.engine.config import EngineConfig
 from trimwheel_workers.engine.frames import Kind
 from trimwheel_workers.engine.status import Status
 from trimwheel_workers.front.auditing import AuditBook
-from trimwheel_workers.front.dispatch import Answer, Dispatcher, Limits
+from trimwheel_workers.front.dispatch import NOBODY, Answer, Caller, Dispatcher, Limits
 from trimwheel_workers.front.engine_client import EngineClient
 from trimwheel_workers.front.guards import Guards
 from trimwheel_workers.front.metrics import TRIP_BATCHES, WorkerMetrics
@@ -83,7 +83,7 @@ class Worker:
         """Model version as clients see it: the short digest of the artifact."""
         return names.digest_label(self.config.model_digest)
 
-    async def infer(self, texts: Sequence[str], session: str, tenant: str) -> list[Answer]:
+    async def infer(self, texts: Sequence[str], caller: Caller = NOBODY) -> list[Answer]:
         """Answer texts. Raises Overloaded (429) and Unavailable (503)."""
         if not self.serving:
             raise Unavailable("the engine is not ready")
@@ -91,7 +91,7 @@ class Worker:
         if shape is not None:
             # What the model cannot read is neither kept nor sent.
             texts = [text[: shape.characters] for text in texts]
-        futures = self.requests.submit(texts, session, tenant)
+        futures = self.requests.submit(texts, caller)
         if len(futures) == 1:
             return [await futures[0]]
         return list(await asyncio.gather(*futures))

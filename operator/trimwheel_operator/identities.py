@@ -1,0 +1,48 @@
+"""How much of a guard's evidence one client brought, for the verdict's message.
+
+Called by `evidence`. Workers bound it where ten identities or more bring evidence (each counts for
+a tenth at most); with fewer the verdict names the largest, and whoever approves decides. Pods do
+not name identities, so the largest of each pod are taken for one client: the share is an upper
+bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from trimwheel_api import names
+from trimwheel_telemetry.answers import Series
+from trimwheel_telemetry.counters import Window, matching, total
+
+NAMED_ABOVE = 0.1
+"""A share that workers allow to anybody needs no mention."""
+
+
+def largest_share(
+    trials: Sequence[Series], ratios: Sequence[Series], guard: str, digest: str, window: Window
+) -> float | None:
+    """The largest identity's share of a guard's trials on the candidate; None when unknown."""
+    labels = {"guard": guard, "arm": names.ARM_CANDIDATE, "digest": digest}
+    newest = {
+        line.labels.get("pod", ""): _newest(line, window) for line in matching(ratios, **labels)
+    }
+    counted = largest = 0.0
+    for line in matching(trials, **labels):
+        ratio = newest.get(line.labels.get("pod", ""))
+        if ratio is not None:
+            added = total([line], window, history_of=trials)
+            counted += added
+            largest += ratio * added
+    return largest / counted if counted else None
+
+
+def share_sentence(share: float | None) -> str:
+    """What the verdict says of it; nothing where no client stands out."""
+    if share is None or share <= NAMED_ABOVE + 1e-9:
+        return ""
+    return f"one client (token subject or address) brought up to {share:.0%} of these trials"
+
+
+def _newest(line: Series, window: Window) -> float | None:
+    seen = line.values[line.times <= window.until]
+    return float(seen[-1]) if len(seen) else None
