@@ -83,7 +83,7 @@ def assemble(api: KubeApi, settings: Settings) -> App:
     gatherer = Gatherer(
         api=api,
         store=store,
-        admission=AdmissionTest(api),
+        admission=AdmissionTest(api, settings.release_namespace, leader.require),
         evidence=EvidenceReader(prometheus, settings.scrape_interval),
         settings=settings,
         stale=informers.stale,

@@ -21,12 +21,14 @@ from trimwheel_operator.plan.actions import (
     Action,
     CreateJob,
     DeleteJob,
+    DeleteJournal,
     Ensure,
     PatchStatus,
     Place,
     Plan,
     PostEvent,
     WriteAssignment,
+    WriteJournal,
 )
 from trimwheel_operator.store import Store
 
@@ -68,6 +70,13 @@ class Writer:
                 self._store.put(kind, self._api.apply(path, action.manifest))
             case WriteAssignment():
                 self._write_assignment(action)
+            case WriteJournal():
+                self._write_journal(action)
+            case DeleteJournal():
+                path = path_of("PolicyJournal", action.namespace, action.name)
+                self._api.delete(path, action.uid)
+                if known := self._store.find("PolicyJournal", action.namespace, action.name):
+                    self._store.remove("PolicyJournal", known.item)
             case PatchStatus():
                 metadata = {"resourceVersion": action.resource_version, "uid": action.uid}
                 body = {"metadata": metadata, "status": action.patch}
@@ -119,6 +128,44 @@ class Writer:
             self._store.put(kind, found)
         elif known := self._store.find(kind, namespace, name):
             self._store.remove(kind, known.item)
+
+    def _write_journal(self, action: WriteJournal) -> None:
+        """Create or change the journal; when it cannot be, only what exposes nothing goes on.
+
+        Somebody else's write in between is a Conflict as ever; a create that finds neither journal
+        nor place for one (the kind is missing) is a refusal.
+        """
+        try:
+            self._put_journal(action)
+        except Refused as refusal:
+            if action.required:
+                raise
+            log.error("PolicyJournal %s not written, going on without: %s", action.name, refusal)
+
+    def _put_journal(self, action: WriteJournal) -> None:
+        kind, namespace, name = "PolicyJournal", action.namespace, action.name
+        if action.resource_version:
+            metadata = {"resourceVersion": action.resource_version, "uid": action.uid}
+            self._merge(kind, namespace, name, "", {"metadata": metadata, "spec": action.spec})
+            return
+        body = {
+            "apiVersion": names.API_VERSION,
+            "kind": "PolicyJournal",
+            "metadata": {
+                "name": action.name,
+                "namespace": action.namespace,
+                "labels": {names.LABEL_PART_OF: names.PART_OF},
+            },
+            "spec": action.spec,
+        }
+        try:
+            made = self._api.create(path_of(kind, namespace), body)
+        except Conflict as conflict:
+            self._read_again(kind, namespace, name)
+            if self._store.find(kind, namespace, name) is None:
+                raise Refused(f"no kind {kind}: upgrade the chart ({conflict})") from conflict
+            raise
+        self._store.put(kind, made)
 
     def _create_job(self, action: CreateJob) -> None:
         """A Job of that name is that very Job: its name holds the run's uid."""

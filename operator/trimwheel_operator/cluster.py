@@ -45,6 +45,10 @@ _BUILT_IN = {
     "Lease": ("coordination.k8s.io/v1", "leases"),
     "Role": ("rbac.authorization.k8s.io/v1", "roles"),
     "RoleBinding": ("rbac.authorization.k8s.io/v1", "rolebindings"),
+    "ValidatingAdmissionPolicy": (
+        "admissionregistration.k8s.io/v1",
+        "validatingadmissionpolicies",
+    ),
     "ValidatingAdmissionPolicyBinding": (
         "admissionregistration.k8s.io/v1",
         "validatingadmissionpolicybindings",
@@ -97,8 +101,9 @@ class KubeApi:
             "patch", path, body, content_type=MERGE, field_manager=names.FIELD_MANAGER
         )
 
-    def apply(self, path: str, manifest: Json) -> Json:
+    def apply(self, path: str, manifest: Json, *, dry_run: bool = False) -> Json:
         """Server-side apply; fields of ours that somebody else changed come back to us."""
+        extra: Json = {"dry_run": "All"} if dry_run else {}
         return self._json(
             "patch",
             path,
@@ -106,6 +111,7 @@ class KubeApi:
             content_type=APPLY,
             field_manager=names.FIELD_MANAGER,
             force_conflicts="true",
+            **extra,
         )
 
     def replace(self, path: str, body: Json) -> Json:

@@ -18,16 +18,19 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
+from trimwheel_api import names
 from trimwheel_api.errors import Conflict, Unavailable
 from trimwheel_api.kinds import (
     AdaptiveModel,
     AdaptivePolicy,
     PolicyApproval,
     PolicyAssignment,
+    PolicyJournal,
     PolicyRollout,
     Resource,
     TuningRun,
 )
+from trimwheel_api.kinds.policy_journal import PolicyJournalSpec
 from trimwheel_operator import manifests
 from trimwheel_operator.admission import AdmissionTest
 from trimwheel_operator.causes import cause_of, pods_of
@@ -43,6 +46,8 @@ from trimwheel_operator.plan.observed import (
     Evidence,
     ObservedState,
 )
+from trimwheel_operator.plan.remembered import unnoted
+from trimwheel_operator.plan.witness import may_count
 from trimwheel_operator.raw import (
     Json,
     Kind,
@@ -112,6 +117,9 @@ class Gatherer:
         model = self._one(parser, AdaptiveModel, key)
         assignment = self._one(parser, PolicyAssignment, key)
         rollouts = self._of_model(parser, PolicyRollout, key)
+        place = (self.settings.release_namespace, names.journal_name(namespace, name))
+        journal = self._one(parser, PolicyJournal, place)
+        policies = self._of_model(parser, AdaptivePolicy, key)
         approvals = self._approvals(parser, namespace, rollouts)
         children = self._children(model, memory, now) if model else Children()
         acknowledgements = each(acknowledgement, self.store.of_group("Lease", key))
@@ -124,9 +132,10 @@ class Gatherer:
             settings=self.settings,
             model=model,
             assignment=assignment,
+            journal=journal,
             held_since=self._held_since(key),
             last_renewal=memory.renewed_at,
-            policies=self._of_model(parser, AdaptivePolicy, key),
+            policies=policies,
             rollouts=rollouts,
             approvals=approvals,
             runs=self._of_model(parser, TuningRun, key),
@@ -135,7 +144,10 @@ class Gatherer:
             acknowledgements=acknowledgements,
             children=children,
             evidence=self._evidence(active, sum(pod.ready for pod in pods), memory, now),
-            admission=self._admission(active, approvals),
+            notes_since=self.admission.notes_since(),
+            admission=self._admission(
+                namespace, active, approvals, fresh=self._asks(journal, policies, rollouts)
+            ),
             unreadable=tuple(parser.failed),
         )
         if memory.failure is not None:
@@ -297,10 +309,27 @@ class Gatherer:
         return memory.evidence
 
     def _admission(
-        self, active: list[PolicyRollout], approvals: tuple[PolicyApproval, ...]
+        self,
+        namespace: str,
+        active: list[PolicyRollout],
+        approvals: tuple[PolicyApproval, ...],
+        *,
+        fresh: bool,
     ) -> AdmissionCheck:
-        if not active:
-            return UNCHECKED
+        """Asked while a canary is under way, and before an approval counts or a note is taken."""
         uids = {one.metadata.uid for one in active}
-        counts = any(one.spec.rollout_uid in uids for one in approvals)
-        return self.admission.check(active[0], fresh=counts)
+        counts = fresh or any(one.spec.rollout_uid in uids for one in approvals)
+        if not counts and not active and self.admission.notes_since() is not None:
+            return UNCHECKED
+        return self.admission.check(namespace, fresh=counts)
+
+    def _asks(
+        self,
+        journal: PolicyJournal | None,
+        policies: tuple[AdaptivePolicy, ...],
+        rollouts: tuple[PolicyRollout, ...],
+    ) -> bool:
+        """Whether something waits for a note that a self-test could give; an old gap never does."""
+        spec = journal.spec if journal else PolicyJournalSpec(namespace="")
+        held = self.admission.held_since()
+        return any(may_count(one, held) for one in unnoted(spec, policies, rollouts))

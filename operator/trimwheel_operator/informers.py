@@ -58,6 +58,7 @@ def watched(release_namespace: str) -> tuple[Watched, ...]:
         Watched("PolicyApproval", by_rollout),
         Watched("TuningRun", by_model),
         Watched("AdaptivePolicy", by_model),
+        Watched("PolicyJournal", by_journal, namespace=release_namespace),
         Watched("Deployment", by_label, worker),
         Watched("Pod", by_label, worker),
         Watched("Lease", by_label, names.LABEL_MODEL),
@@ -73,6 +74,12 @@ def by_name(item: Json) -> Group:
 def by_model(item: Json) -> Group:
     """What names its model in its spec."""
     return item["metadata"]["namespace"], str(item.get("spec", {}).get("model", ""))
+
+
+def by_journal(item: Json) -> Group:
+    """A journal lies in the release's namespace and names its model; the release's names none."""
+    spec = item.get("spec", {})
+    return str(spec.get("namespace", "")), str(spec.get("model", ""))
 
 
 def by_rollout(item: Json) -> Group:

@@ -17,6 +17,9 @@ from trimwheel_operator.store import Store
 
 Json = dict[str, Any]
 Mark = Callable[[Key, Lane], None]
+_MARKING = (
+    "AdaptiveModel", "PolicyAssignment", "PolicyRollout", "TuningRun", "Job", "PolicyJournal",
+)  # fmt: skip
 _SAID = (names.ANNOTATION_REFUSED, names.ANNOTATION_TRIPPED)
 """On a worker's Lease: it does not serve what it was told to."""
 
@@ -32,7 +35,7 @@ class Marker:
     def begin(self) -> None:
         """All kinds are listed: mark every model, and whatever has none and no end yet."""
         self._begun = True
-        for kind in ("AdaptiveModel", "PolicyAssignment", "PolicyRollout", "TuningRun", "Job"):
+        for kind in _MARKING:
             for group in self._store.groups(kind):
                 for entry in self._store.of_group(kind, group):
                     self._mark_key(group, kind, entry.item)
@@ -75,6 +78,10 @@ def has_no_end(kind: str, item: Json) -> bool:
             return not status.get("finishedAt")
         case "TuningRun":
             return not status.get("outcome")
+        case "PolicyJournal":
+            # A canary that ended with its model, or nothing to remember any more.
+            spec = item.get("spec") or {}
+            return bool(spec.get("underWay") or not (spec.get("rejected") or spec.get("revoked")))
         case _:
             return False
 

@@ -21,6 +21,7 @@ from trimwheel_operator.leader import Leader, NotLeader
 from trimwheel_operator.metrics import OperatorMetrics
 from trimwheel_operator.plan import SOONEST, plan
 from trimwheel_operator.plan.exposure import exposes
+from trimwheel_operator.plan.journal import is_spent
 from trimwheel_operator.plan.observed import ObservedState
 from trimwheel_operator.schedule import FairQueue, Key, Lane
 
@@ -181,4 +182,12 @@ def is_gone(state: ObservedState) -> bool:
     """Whether nothing of a model is left: no object of ours speaks of it, no Job runs for it."""
     objects = (state.model, state.assignment, *state.policies, *state.rollouts, *state.runs)
     there = [one for one in (*objects, *state.unreadable, *state.jobs) if one is not None]
-    return not there
+    return not there and not _has_to_end(state)
+
+
+def _has_to_end(state: ObservedState) -> bool:
+    """Whether a journal is left that speaks of a canary, or holds nothing any more."""
+    kept = state.journal
+    if kept is None:
+        return False
+    return kept.spec.under_way is not None or is_spent(kept.spec, kept.status.cursor)

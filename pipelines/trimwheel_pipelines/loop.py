@@ -28,6 +28,7 @@ from trimwheel_pipelines.alarm_budget import spent_alarms
 from trimwheel_pipelines.decisions import Wanted, drift_updates, wanted_run
 from trimwheel_pipelines.exposition import Heartbeat, PipelinesMetrics
 from trimwheel_pipelines.housekeeping import ledger_events, prunable
+from trimwheel_pipelines.journals import copy_all
 from trimwheel_pipelines.kube import Objects
 from trimwheel_pipelines.ledger import Ledger
 from trimwheel_pipelines.model_gauges import ModelGauges
@@ -63,6 +64,7 @@ class Loop:
     exposed: PipelinesMetrics
     heartbeat: Heartbeat
     operator_user: str
+    release_namespace: str = names.RELEASE_NAMESPACE
     open_runs: OpenRuns | None = None
     keep_deleted: float = KEEP_DELETED
     clock: Callable[[], datetime] = utc_now
@@ -81,6 +83,7 @@ class Loop:
         """One pass over all models."""
         try:
             views = self._views()
+            self._guard("journals", ALL_MODELS, self._copy_journals)
             for view in views:
                 self._guard("model", view.subject, partial(self.look_after, view))
             self._forget_others(views)
@@ -239,6 +242,15 @@ class Loop:
         for old in prunable(view):
             log.info("%s: removing %s %s, it is in the ledger.", view.subject, old.kind, old.name)
             self._guard("pruning", view.subject, partial(self.objects.delete, old))
+
+    def _copy_journals(self) -> None:
+        """First, since a journal has what was decided on rollouts that are gone."""
+        added = copy_all(
+            self.objects, self.ledger, self.release_namespace, self.operator_user, self.clock(),
+            self._guard,
+        )  # fmt: skip
+        if added:
+            self.exposed.of(metrics.LEDGER_EVENTS).inc(added)
 
     def _copy_decisions(self, view: View) -> None:
         if self.ledger is None:

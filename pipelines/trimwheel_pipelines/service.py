@@ -68,6 +68,7 @@ def loop_of(settings: Settings, exposed: PipelinesMetrics, heartbeat: Heartbeat)
         exposed=exposed,
         heartbeat=heartbeat,
         keep_deleted=settings.keep_deleted,
+        release_namespace=settings.release_namespace,
         operator_user=names.service_account_user(
             settings.release_namespace, names.OPERATOR_ACCOUNT
         ),

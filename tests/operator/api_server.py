@@ -12,24 +12,29 @@ from trimwheel_api.kinds import (
     AdaptiveModel,
     AdaptivePolicy,
     PolicyApproval,
+    PolicyJournal,
     PolicyRollout,
     TuningRun,
 )
+from trimwheel_api.names import journal_name
 from trimwheel_api.times import to_text
 from trimwheel_operator import manifests
 from trimwheel_operator.plan.actions import (
     Action,
     CreateJob,
     DeleteJob,
+    DeleteJournal,
     Ensure,
     PatchStatus,
     PostEvent,
     WriteAssignment,
+    WriteJournal,
 )
 from trimwheel_operator.plan.observed import TuningJob
 
 START = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
 NAMESPACE, MODEL = "team", "router"
+JOURNAL = journal_name(NAMESPACE, MODEL)
 KINDS: dict[str, Any] = {
     kind.__name__: kind
     for kind in (AdaptiveModel, AdaptivePolicy, PolicyRollout, PolicyApproval, TuningRun)
@@ -112,8 +117,8 @@ class ApiServer:
                     self.refused[action.place] = said
                 else:
                     self.ensured[action.place] = manifests.hash_of(action.manifest)
-            case WriteAssignment():
-                self._write_assignment(action)
+            case WriteAssignment() | WriteJournal() | DeleteJournal():
+                self._decide(action)
             case PatchStatus():
                 item = self.objects[action.kind, action.name]
                 if item["metadata"]["resourceVersion"] != action.resource_version:
@@ -131,6 +136,28 @@ class ApiServer:
                 self.jobs.pop(action.name)
             case PostEvent():
                 self.events.append(action)
+
+    def _decide(self, action: WriteAssignment | WriteJournal | DeleteJournal) -> None:
+        match action:
+            case WriteAssignment():
+                self._write_assignment(action)
+            case WriteJournal():
+                self._write_journal(action)
+            case DeleteJournal():
+                self.delete("PolicyJournal", action.name)
+
+    def _write_journal(self, action: WriteJournal) -> None:
+        known = self.objects.get(("PolicyJournal", action.name))
+        if (known["metadata"]["resourceVersion"] if known else "") != action.resource_version:
+            raise StaleWrite
+        spec = merged(known["spec"] if known else {}, action.spec)
+        PolicyJournal.model_validate({"metadata": {"name": action.name}, "spec": spec})
+        if known is None:
+            self.put("PolicyJournal", action.name, spec)
+        else:
+            assert spec["sequence"] >= known["spec"]["sequence"]
+            known["spec"] = spec
+            self.touch(known)
 
     def _write_assignment(self, action: WriteAssignment) -> None:
         place = ("PolicyAssignment", MODEL)

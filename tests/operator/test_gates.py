@@ -157,16 +157,19 @@ def test_a_waiver_starts_without_certificate_and_shadow(world: World, good: Docu
     assert world.assignment["weightBasisPoints"] == 2500
 
 
-@pytest.mark.parametrize(("user", "started"), [(BOT, False), ("ann", True)])
-def test_a_rejected_digest_comes_again_only_when_a_person_asks(
-    world: World, good: Document, user: str, started: bool
+@pytest.mark.parametrize(
+    ("user", "waiver", "started"),
+    [(BOT, False, False), (BOT, True, False), ("ann", False, False), ("ann", True, True)],
+)
+def test_a_rejected_digest_comes_again_only_when_a_person_who_may_waive_asks(
+    world: World, good: Document, user: str, waiver: bool, started: bool
 ) -> None:
     request(world, good)
     world.guards("Fail")
     world.after(1).settle()
     assert world.of_rollout("ramp").phase == "RolledBack"
     world.guards("NotEnoughEvidence")
-    world.rollout("again", "good", requestedBy=user)
+    world.rollout("again", "good", requestedBy=user, allowUncertified=waiver)
     world.after(1).settle()
     status = world.of_rollout("again")
     assert (status.phase == "Progressing") is started

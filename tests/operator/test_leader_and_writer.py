@@ -13,7 +13,7 @@ from tests.operator.fake_api import Clock, FakeApi
 from trimwheel_api.errors import Conflict, Refused, Unavailable
 from trimwheel_operator.apply import Writer
 from trimwheel_operator.cluster import path_of
-from trimwheel_operator.informers import by_model
+from trimwheel_operator.informers import by_journal, by_model
 from trimwheel_operator.leader import Leader, NotLeader
 from trimwheel_operator.plan.actions import (
     Ensure,
@@ -21,6 +21,7 @@ from trimwheel_operator.plan.actions import (
     Plan,
     PostEvent,
     WriteAssignment,
+    WriteJournal,
 )
 from trimwheel_operator.store import Store
 
@@ -139,6 +140,44 @@ def test_any_other_refusal_ends_the_pass() -> None:
     write = WriteAssignment("ns", "m", {"epoch": 2}, "u", "1")
     with pytest.raises(Refused):
         Writer(Strict(), lambda: None, Store()).carry_out(Plan((write,)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("required", [True, False])
+@pytest.mark.parametrize("trouble", ["refused", "no such kind"])
+def test_without_its_journal_nothing_is_exposed_and_a_canary_still_ends(
+    required: bool, trouble: str
+) -> None:
+    class Strict(FakeApi):
+        def create(self, path: str, body: Any, *, dry_run: bool = False) -> Any:
+            raise Refused(path) if trouble == "refused" else Conflict("404")
+
+    api = Strict()
+    journal = WriteJournal("release", "ns.m", {"sequence": 1}, required=required)
+    ends = WriteAssignment("ns", "m", {"weightBasisPoints": 0}, "u", "1")
+    writer = Writer(api, lambda: None, Store())  # type: ignore[arg-type]
+    if required:
+        with pytest.raises(Refused):
+            writer.carry_out(Plan((journal, ends)))
+        assert api.writes == []
+    else:
+        writer.carry_out(Plan((journal, ends)))
+        assert api.writes == [("merge", path_of("PolicyAssignment", "ns", "m"))]
+
+
+def test_a_journal_that_somebody_made_meanwhile_ends_the_pass() -> None:
+    class WithUids(FakeApi):
+        def create(self, path: str, body: Any, *, dry_run: bool = False) -> Any:
+            body = {**body, "metadata": {**body["metadata"], "uid": "u"}}
+            return super().create(path, body, dry_run=dry_run)
+
+    api = WithUids()
+    write = WriteJournal("release", "ns.m", {"sequence": 1}, required=False)
+    store = Store()
+    store.add_kind("PolicyJournal", by_journal)
+    writer = Writer(api, lambda: None, store)  # type: ignore[arg-type]
+    writer.carry_out(Plan((write,)))
+    with pytest.raises(Conflict):
+        writer.carry_out(Plan((write,)))
 
 
 def test_an_event_told_before_is_no_failure() -> None:

@@ -18,7 +18,7 @@ from trimwheel_api.policy import DENSE
 from trimwheel_local.node.environment import expand
 from trimwheel_operator import manifests
 from trimwheel_operator.jobs import tuning_job
-from trimwheel_operator.plan.actions import Ensure, WriteAssignment
+from trimwheel_operator.plan.actions import Ensure, WriteAssignment, WriteJournal
 from trimwheel_operator.plan.observed import Cause, TuningJob
 from trimwheel_operator.plan.validation import first_mistake, mistakes
 from trimwheel_operator.raw import is_ours
@@ -125,7 +125,7 @@ def test_a_refused_worker_object_stalls_the_model_and_holds_up_no_decision(
     promoted.after(5).tuning("drift", reason="Harmful")
     promoted.report_drift("drift", "Harmful")
     first = promoted.look().actions
-    assert isinstance(first[0], WriteAssignment)
+    assert isinstance(first[0], WriteJournal) and isinstance(first[1], WriteAssignment)
     assert promoted.assignment["stable"]["digest"] == DENSE.digest
     promoted.after(1).look()
     stalled = promoted.of_model.condition("Stalled")

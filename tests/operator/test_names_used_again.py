@@ -52,7 +52,7 @@ def test_another_policy_under_the_name_of_a_promoted_rollout_is_no_failed_guard(
 
 def test_a_crash_within_a_rollback_is_still_read_back(promoted: World) -> None:
     promoted.after(5).rollout("back", policyDigest=DENSE.digest, type="Rollback", requestedBy="rob")
-    promoted.look(crash_after=1)
+    promoted.look(crash_after=2)
     assert promoted.assignment["rollout"] == "back"
     promoted.settle()
     assert promoted.actions_of("back") == [("RollBack", Reason.ROLLED_BACK_TO_STABLE)]

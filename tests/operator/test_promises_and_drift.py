@@ -179,35 +179,38 @@ def test_a_new_promotion_ends_the_degraded_state(
     assert former.policy == "good" and former.revoked_at
 
 
-def test_a_revoked_policy_may_not_be_gone_back_to_without_a_waiver(
-    promoted: World, promote_policy: Any, other: Document
+@pytest.mark.parametrize("waiver", [False, True])
+def test_a_rollback_to_a_revoked_policy_is_refused_with_a_waiver_too(
+    promoted: World, promote_policy: Any, other: Document, waiver: bool
 ) -> None:
     digest = promoted.of_model.intended.digest
     harmful(promoted.after(5))
     promoted.settle()
     promote_policy(promoted.after(5), "other", other)
-    promoted.rollout("back", policyDigest=digest, type="Rollback", requestedBy="ann")
+    promoted.rollout(
+        "back", policyDigest=digest, type="Rollback", requestedBy="ann", allowUncertified=waiver
+    )
     promoted.after(1).settle()
     status = promoted.of_rollout("back")
-    assert status.condition(names.STALLED).reason == Reason.UNCERTIFIED
-    promoted.rollout(
-        "waived", policyDigest=digest, type="Rollback", requestedBy="ann", allowUncertified=True
-    )
-    promoted.after(1).settle()
-    assert promoted.of_rollout("waived").is_true(names.READY)
+    assert status.condition(names.STALLED).reason == Reason.TARGET_REJECTED
+    assert "was revoked at" in status.condition(names.STALLED).message
+    assert status.finished_at and promoted.assignment["stable"]["digest"] != digest
 
 
-def test_a_revoked_policy_that_was_waived_back_serves_and_is_not_called_certified(
+def test_a_revoked_policy_that_a_waived_canary_brought_back_is_not_called_certified(
     promoted: World, promote_policy: Any, other: Document
 ) -> None:
     digest = promoted.of_model.intended.digest
     harmful(promoted.after(5))
     promoted.settle()
     promote_policy(promoted.after(5), "other", other)
-    promoted.rollout(
-        "waived", policyDigest=digest, type="Rollback", requestedBy="ann", allowUncertified=True
-    )
-    promoted.after(1).settle()
+    promoted.rollout("waived", "good", requestedBy="rita", allowUncertified=True)
+    for _ in range(4):
+        promoted.settle().after(16)
+    promoted.settle()
+    assert promoted.of_rollout("waived").phase == "AwaitingApproval"
+    promoted.after(2).approve("waived")
+    promoted.settle()
     model, policy = promoted.of_model, promoted.status("AdaptivePolicy", "good")
     assert promoted.assignment["stable"]["digest"] == digest and not degraded(promoted)
     assert model.certificate.state == "Revoked"

@@ -10,10 +10,16 @@ import pytest
 from trimwheel_api import names
 from trimwheel_api.kinds import TuningRun
 from trimwheel_operator import manifests
+from trimwheel_operator.admission import AdmissionTest
 from trimwheel_operator.gather import Gatherer, Memory
 from trimwheel_operator.informers import watched
 from trimwheel_operator.plan import plan
-from trimwheel_operator.plan.actions import DeleteJob, PatchStatus, WriteAssignment
+from trimwheel_operator.plan.actions import (
+    DeleteJob,
+    PatchStatus,
+    WriteAssignment,
+    WriteJournal,
+)
 from trimwheel_operator.plan.observed import ObservedState, Unreadable
 from trimwheel_operator.raw import Parser
 from trimwheel_operator.reconcile import is_gone
@@ -80,13 +86,17 @@ def gathered(world: World, *items: tuple[str, Document]) -> ObservedState:
         def find(self, path: str) -> Any:
             return None
 
+        def list(self, path: str, labels: str = "") -> Any:
+            return [], "1"
+
     store = Store()
     for target in watched("trimwheel-system"):
         store.add_kind(target.kind, target.group)
     for number, (kind, item) in enumerate(items):
         metadata = {"namespace": "team", "uid": f"u-{number}", "resourceVersion": "1"}
         store.put(kind, {**item, "metadata": metadata | item["metadata"]})
-    parts: Any = {"api": Api(), "store": store, "admission": None, "evidence": None}
+    api: Any = Api()
+    parts: Any = {"api": api, "store": store, "admission": AdmissionTest(api), "evidence": None}
     return Gatherer(**parts, settings=Settings()).gather("team", "router", Memory(), world.now)
 
 
@@ -163,3 +173,22 @@ def test_a_broken_object_is_complained_of_once(
     for _ in range(3):
         assert Parser().parse(TuningRun, entry) is None
     assert len(caplog.records) == 1
+
+
+def test_a_journal_that_cannot_be_read_holds_what_is_new_and_lets_a_canary_end(
+    world: World, good: Document
+) -> None:
+    """Another version wrote it: what it remembers is not known, so nothing is exposed."""
+    unreadable = (Unreadable("PolicyJournal", "team.router", "u"),)
+    state = replace(ramped(world, good).observe(), journal=None, unreadable=unreadable)
+
+    def weights(one: ObservedState) -> list[Any]:
+        actions = plan(one, world.after(60).now).actions
+        assert not any(isinstance(action, WriteJournal) for action in actions)
+        writes = [action.spec for action in actions if isinstance(action, WriteAssignment)]
+        return [spec["weightBasisPoints"] for spec in writes if "weightBasisPoints" in spec]
+
+    assert weights(state) == [], "no next step"
+    world.guards("Pass", errors="Fail")
+    failing = replace(world.observe(), journal=None, unreadable=unreadable)
+    assert weights(failing) == [0]

@@ -13,11 +13,22 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from tests.operator.api_server import KINDS, MODEL, NAMESPACE, START, ApiServer, StaleWrite, merged
+from tests.operator.api_server import (
+    JOURNAL,
+    KINDS,
+    MODEL,
+    NAMESPACE,
+    START,
+    ApiServer,
+    StaleWrite,
+    merged,
+)
 
 from trimwheel_api.kinds import (
     PolicyAssignment,
+    PolicyJournal,
 )
+from trimwheel_api.kinds.policy_journal import PolicyJournalSpec
 from trimwheel_api.kinds.policy_rollout import GuardStatus
 from trimwheel_api.names import GUARDS
 from trimwheel_api.policy import parse_policy
@@ -57,6 +68,8 @@ class World(ApiServer):
     full_depth_load: float | None = None
     """Utilisation that Prometheus projects for full depth."""
     held_since: datetime | None = None
+    notes_since: datetime | None = None
+    """When the operator began to note what was written under admission; None: not yet."""
     settings: Settings = field(default_factory=Settings)
 
     # --- what people and pipelines do ---------------------------------------------------------
@@ -186,6 +199,7 @@ class World(ApiServer):
             )
 
         models, assignment = of("AdaptiveModel"), self.objects.get(("PolicyAssignment", MODEL))
+        kept = self.objects.get(("PolicyJournal", JOURNAL))
         rollouts = of("PolicyRollout")
         wanted = models[0].spec.replicas if models else 0
         return ObservedState(
@@ -196,6 +210,8 @@ class World(ApiServer):
             assignment=PolicyAssignment.model_validate(copy.deepcopy(assignment))
             if assignment
             else None,
+            journal=PolicyJournal.model_validate(copy.deepcopy(kept)) if kept else None,
+            notes_since=self.notes_since,
             held_since=self.held_since if assignment and assignment["spec"].get("hold") else None,
             last_renewal=self.last_renewal,
             policies=of("AdaptivePolicy"),
@@ -249,6 +265,22 @@ class World(ApiServer):
         return PolicyAssignment.model_validate(
             self.objects["PolicyAssignment", MODEL]
         ).spec.model_dump(by_alias=True)
+
+    @property
+    def journal(self) -> Any:
+        """The spec of the model's journal; an empty one while there is none."""
+        kept = self.objects.get(("PolicyJournal", JOURNAL))
+        if kept is None:
+            return PolicyJournalSpec(namespace=NAMESPACE, model=MODEL)
+        return PolicyJournal.model_validate(kept).spec
+
+    def copy_to_ledger(self) -> list[Any]:
+        """What pipelines do: read what is beyond the cursor, and move it."""
+        item = self.objects["PolicyJournal", JOURNAL]
+        found = PolicyJournal.model_validate(item)
+        item["status"] = {"cursor": found.spec.sequence}
+        self.touch(item)
+        return [one for one in found.spec.decisions if one.sequence > found.status.cursor]
 
     def status(self, kind: str, name: str) -> Any:
         return KINDS[kind].model_validate(self.objects[kind, name]).status

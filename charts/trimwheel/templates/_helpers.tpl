@@ -33,6 +33,31 @@ app.kubernetes.io/component: {{ .component }}
 system:serviceaccount:{{ .root.Release.Namespace }}:trimwheel-{{ .name }}
 {{- end }}
 
+{{/*
+Match condition of every admission policy. The operator proves that each is in force by a dry run that this one alone must
+refuse: of two policies that refuse, the API server names only one. So each lets the probes of the others pass, which are
+never stored. Call with (dict "root" $ "name" NAME), NAME as in trimwheel-NAME.
+*/}}
+{{- define "trimwheel.selfTest" -}}
+- name: not-the-self-test-of-another-policy
+  expression: >-
+    !(request.?dryRun.orValue(false) &&
+    request.userInfo.username == {{ include "trimwheel.user" (dict "root" .root "name" "operator") | squote }} &&
+    request.?name.orValue('').startsWith('trimwheel-self-test-') &&
+    request.?name.orValue('') != 'trimwheel-self-test-{{ .name }}')
+{{- end }}
+
+{{/*
+Validation of the policies whose kinds the operator may write under a reserved name, to try them: never to store anything.
+*/}}
+{{- define "trimwheel.onlyDryRuns" -}}
+- expression: >-
+    request.userInfo.username != {{ include "trimwheel.user" (dict "root" $ "name" "operator") | squote }} ||
+    request.?dryRun.orValue(false)
+  reason: Forbidden
+  message: the operator writes no such object but as a dry run, to try admission
+{{- end }}
+
 {{/* Secret that holds the ledger's address. */}}
 {{- define "trimwheel.ledgerSecret" -}}
 {{ .Values.ledger.existingSecret.name | default "trimwheel-ledger" }}

@@ -16,7 +16,7 @@ from trimwheel_api.kinds import AdaptiveModel
 from trimwheel_api.kinds.policy_rollout import PolicyRolloutStatus
 from trimwheel_api.times import parse
 from trimwheel_api.values import span
-from trimwheel_operator.plan import models, phases, policies, rollouts, tuning
+from trimwheel_operator.plan import memory, models, phases, policies, rollouts, tuning, witness
 from trimwheel_operator.plan.actions import Action, Plan, Report
 from trimwheel_operator.plan.draft import Draft
 from trimwheel_operator.plan.isolation import attempt, report_failures
@@ -41,12 +41,16 @@ def plan(state: ObservedState, now: datetime) -> Plan:
     model = state.model
     if model is not None and model.metadata.deletion_timestamp:
         model = None
+    attempt(draft, witness.take_notes, otherwise=None)
     mistake = attempt(draft, _mistake, model, otherwise=None)
     worker_objects: list[Action] = []
     if model is None:
         attempt(draft, rollouts.orphans, otherwise=None)
     else:
         worker_objects = _model(draft, model, mistake)
+    attempt(draft, memory.close_pass, otherwise=None)
+    if forgotten := memory.forget(draft):
+        return Plan(actions=tuple(forgotten), next_look=state.settings.resync)
     told = draft.take_events()
     patches = policies.patches(draft)
     later = [*patches, *tuning.story(draft), *draft.take_events()]

@@ -54,6 +54,28 @@ class PatchStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class WriteJournal:
+    """Create (no resourceVersion) or change the model's journal as it was observed."""
+
+    namespace: str
+    name: str
+    spec: Json
+    uid: str = ""
+    resource_version: str = ""
+    required: bool = True
+    """Nothing else of the pass may happen without it; else the API server's no is only logged."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteJournal:
+    """Delete a journal that holds nothing any more."""
+
+    namespace: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
 class CreateJob:
     """Create a TuningRun Job; one of the same name is that very Job."""
 
@@ -83,7 +105,16 @@ class PostEvent:
     key: str
 
 
-Action = Ensure | WriteAssignment | PatchStatus | CreateJob | DeleteJob | PostEvent
+Action = (
+    Ensure
+    | WriteAssignment
+    | WriteJournal
+    | DeleteJournal
+    | PatchStatus
+    | CreateJob
+    | DeleteJob
+    | PostEvent
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ deleted. While the self-test does not find them at work, no approval counts at a
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Literal
 
 from trimwheel_api import names
@@ -15,9 +15,7 @@ from trimwheel_api.names import Action, Reason
 from trimwheel_api.times import parse
 from trimwheel_operator.plan.draft import Draft
 from trimwheel_operator.plan.gates import is_person
-
-SETTLING = timedelta(seconds=5)
-"""A new admission binding bites only after a second or so; approvals until then do not count."""
+from trimwheel_operator.plan.witness import SETTLING
 
 
 def approval(

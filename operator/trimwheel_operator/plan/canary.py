@@ -59,6 +59,9 @@ def move(draft: Draft, rollout: PolicyRollout) -> None:
     watch_admission(draft, rollout)
     if hold(draft, rollout) or pause(draft, rollout):
         return
+    if full := draft.fullness():
+        draft.condition(rollout, names.RECONCILING, True, Reason.JOURNAL_FULL, full)
+        return
     if not phases.was_started(draft.status(rollout)):
         start(draft, rollout)
     elif draft.status(rollout).phase == phases.AWAITING_APPROVAL:
@@ -203,12 +206,19 @@ def take_step(draft: Draft, rollout: PolicyRollout) -> None:
         draft.condition(rollout, names.PAUSED, False, Reason.STEP_ADVANCED)
         if not last:
             advance(draft, rollout)
-        elif phases.rules(status).rollout.approval == "Required":
+        elif needs_approval(draft, rollout):
             ask(draft, rollout)
         elif draft.state.admission.armed:
             outcomes.promote(draft, rollout, Reason.PROMOTED, actor="")
     elif spent >= span(step.max_duration):
         time_out(draft, rollout, step.max_duration)
+
+
+def needs_approval(draft: Draft, rollout: PolicyRollout) -> bool:
+    """By the model's rule; what was taken back before always takes a person."""
+    if phases.rules(draft.status(rollout)).rollout.approval == "Required":
+        return True
+    return draft.remembered.was_taken_back(rollout.spec.policy_digest)
 
 
 def has_enough(draft: Draft, rollout: PolicyRollout) -> bool:

@@ -14,7 +14,6 @@ from trimwheel_api.errors import PolicyInvalid
 from trimwheel_api.kinds import AdaptiveModel, AdaptivePolicy
 from trimwheel_api.kinds.adaptive_model import (
     AdaptiveModelSpec,
-    AdaptiveModelStatus,
     CertificateState,
     DriftState,
     StablePolicy,
@@ -23,6 +22,7 @@ from trimwheel_api.kinds.adaptive_policy import Certificate
 from trimwheel_api.names import Reason
 from trimwheel_api.policy import DENSE, parse_policy
 from trimwheel_api.times import parse, to_micro, to_text
+from trimwheel_operator.plan.remembered import Remembered, gap
 
 MAX_MISSING_SHARE = 0.25
 """Of epsilon: above this share of lost audits a certificate's window is void."""
@@ -54,7 +54,7 @@ def digest_of_policy(policy: AdaptivePolicy) -> str | None:
 
 
 def standing(
-    policy: AdaptivePolicy, model: AdaptiveModel, revoked_at: datetime | None, now: datetime
+    policy: AdaptivePolicy, model: AdaptiveModel, remembered: Remembered, now: datetime
 ) -> Standing:
     """Judge a policy's certificate for a model as it is declared now."""
     digest = digest_of_policy(policy)
@@ -69,6 +69,8 @@ def standing(
             Reason.UNCERTIFIED,
             f"the certificate names policy digest {certificate.policy_digest}, not {digest}",
         )
+    if not remembered.believes_certificate(policy):
+        return Standing("None", Reason.ADMISSION_GAP, gap("certificate", policy.name))
     if certificate.model_digest != model.spec.model.digest:
         return Standing(
             "Revoked",
@@ -78,7 +80,7 @@ def standing(
         )
     if weaker := _weaker_than_promised(certificate, model.spec):
         return Standing("None", Reason.UNCERTIFIED, weaker)
-    return _in_time(certificate, revoked_at, now)
+    return _in_time(certificate, remembered.revocation(digest), now)
 
 
 def _in_time(certificate: Certificate, revoked_at: datetime | None, now: datetime) -> Standing:
@@ -110,16 +112,6 @@ def _weaker_than_promised(certificate: Certificate, spec: AdaptiveModelSpec) -> 
     return ""
 
 
-def revocation(status: AdaptiveModelStatus, digest: str) -> datetime | None:
-    """When harm last revoked this digest, as the model's status remembers it."""
-    times = [parse(one.revoked_at) for one in status.history if one.digest == digest]
-    current = status.certificate
-    if current and current.digest == digest:
-        times.append(parse(current.revoked_at))
-    found = [time for time in times if time is not None]
-    return max(found, default=None)
-
-
 def harm_since(intended: StablePolicy, drift: DriftState | None) -> datetime | None:
     """When audits showed harm of the intended policy; None when they did not, or it is older."""
     if drift is None or drift.verdict != "Harmful":
@@ -131,7 +123,7 @@ def harm_since(intended: StablePolicy, drift: DriftState | None) -> datetime | N
 
 
 def of_intended(
-    status: AdaptiveModelStatus,
+    remembered: Remembered,
     model: AdaptiveModel,
     policy: AdaptivePolicy | None,
     now: datetime,
@@ -141,10 +133,11 @@ def of_intended(
     Remembers a revocation: once harm was shown, neither a deleted TuningRun nor a changed clock nor
     a way back to the policy brings the promise back; only a certificate that was issued later does.
     """
-    intended = status.intended
+    intended = remembered.status.intended
     if intended is None or intended.digest == DENSE.digest:
         return CertificateState(), DENSE_STANDING
-    revoked = shown_harm(status, intended) or revocation(status, intended.digest)
+    harm = shown_harm(remembered, intended)
+    revoked = harm or remembered.revocation(intended.digest)
     if policy is None:
         found = Standing(
             "None",
@@ -152,7 +145,7 @@ def of_intended(
             f"policy {intended.policy} is gone, and its certificate with it",
         )
     else:
-        found = standing(policy, model, revoked, now)
+        found = standing(policy, model, remembered.with_revocation(intended.digest, harm), now)
     if found.state == "None" and revoked:
         found = Standing("Revoked", Reason.CERTIFICATE_REVOKED, "audits showed harm")
     certificate = policy.spec.certificate if policy else None
@@ -166,9 +159,9 @@ def of_intended(
     return state, found
 
 
-def shown_harm(status: AdaptiveModelStatus, intended: StablePolicy) -> datetime | None:
+def shown_harm(remembered: Remembered, intended: StablePolicy) -> datetime | None:
     """When harm of the intended policy was shown; None when that was before it was promoted."""
-    known, promoted = revocation(status, intended.digest), parse(intended.since)
+    known, promoted = remembered.revocation(intended.digest), parse(intended.since)
     if known and (promoted is None or known >= promoted):
         return known
-    return harm_since(intended, status.drift)
+    return harm_since(intended, remembered.status.drift)

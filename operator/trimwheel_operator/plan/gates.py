@@ -16,8 +16,10 @@ from trimwheel_api.kinds import AdaptiveModel, AdaptivePolicy, PolicyRollout
 from trimwheel_api.kinds.adaptive_model import AdaptiveModelStatus, Step
 from trimwheel_api.names import Reason
 from trimwheel_api.policy import DENSE, parse_policy
+from trimwheel_api.times import to_text
 from trimwheel_api.values import basis_points, seconds
-from trimwheel_operator.plan.certificates import digest_of_policy, revocation, standing
+from trimwheel_operator.plan.certificates import Standing, digest_of_policy, standing
+from trimwheel_operator.plan.remembered import Remembered, gap
 from trimwheel_operator.plan.validation import first_mistake
 
 SERVICE_ACCOUNT_PREFIX = "system:serviceaccount:"
@@ -30,6 +32,7 @@ class Request:
     rollout: PolicyRollout
     model: AdaptiveModel
     status: AdaptiveModelStatus
+    remembered: Remembered
     policy: AdaptivePolicy | None
     """The policy that spec.policy names or, for a Rollback, that has the digest."""
     document_known: bool
@@ -127,15 +130,27 @@ def is_not_stable_already(request: Request) -> Refusal | None:
 
 
 def is_not_rejected(request: Request) -> Refusal | None:
-    """What was rolled back comes again only when a person asks for it."""
+    """What was rolled back comes again only when a person who may waive asks for it."""
     spec = request.rollout.spec
-    if spec.policy_digest in request.status.rejected_digests and not is_person(spec.requested_by):
+    asked = spec.allow_uncertified and is_person(spec.requested_by)
+    if request.remembered.is_rejected(spec.policy_digest) and not asked:
         message = (
             f"spec.policyDigest: {spec.policy_digest} was rolled back or rejected before; only a "
-            f"person may ask for it again, not {spec.requested_by}"
+            f"Canary with spec.allowUncertified, by a person who holds verb waive on "
+            f"adaptivemodels/{spec.model}, brings it back, not {spec.requested_by}"
         )
         return Refusal(Reason.REJECTED_DIGEST, message)
     return None
+
+
+def was_asked_for_under_admission(request: Request) -> Refusal | None:
+    """A Canary that was written in a gap of admission may be in anybody's name, and waive at will.
+
+    It may still be noted when the self-test holds again, so the refusal is not final.
+    """
+    if request.remembered.believes_request(request.rollout):
+        return None
+    return Refusal(Reason.ADMISSION_GAP, gap("rollout", request.rollout.name), final=False)
 
 
 def is_certified(request: Request) -> Refusal | None:
@@ -146,8 +161,9 @@ def is_certified(request: Request) -> Refusal | None:
     if request.policy is None:
         reason = "its AdaptivePolicy is gone, and its certificate with it"
         return _uncertified(request, reason)
-    revoked = revocation(request.status, spec.policy_digest)
-    found = standing(request.policy, request.model, revoked, request.now)
+    found = standing(request.policy, request.model, request.remembered, request.now)
+    if found.reason == Reason.ADMISSION_GAP:
+        return Refusal(found.reason, found.message, final=False)
     return None if found.valid else _uncertified(request, found.message)
 
 
@@ -216,6 +232,40 @@ def was_stable(request: Request) -> Refusal | None:
     return None
 
 
+def target_is_not_rejected(request: Request) -> Refusal | None:
+    """A Rollback serves at once and without approval, so never what was taken back before.
+
+    Back to what everyone is served it only ends a canary. A certificate that is younger than the
+    revocation answers it.
+    """
+    digest, stable = request.rollout.spec.policy_digest, request.status.stable
+    if digest == DENSE.digest or (stable and stable.digest == digest):
+        return None
+    why = ""
+    if request.remembered.is_rejected(digest):
+        why = "was rolled back or rejected"
+    elif (moment := request.remembered.revocation(digest)) and not _certified_anew(request):
+        why = f"was revoked at {to_text(moment)}"
+    if not why:
+        return None
+    message = (
+        f"spec.policyDigest: {digest} {why}; only a Canary with spec.allowUncertified, by a holder "
+        f"of verb waive on adaptivemodels/{request.rollout.spec.model}, and an approval bring it "
+        "back. A Rollback may go to full depth (the digest of {}) at any time"
+    )
+    return Refusal(Reason.TARGET_REJECTED, message)
+
+
+def _certified_anew(request: Request) -> bool:
+    """Whether the policy carries a valid certificate that is younger than every revocation."""
+    if request.policy is None:
+        return False
+    found: Standing = standing(request.policy, request.model, request.remembered, request.now)
+    return (
+        found.reason != Reason.CERTIFICATE_REVOKED and request.policy.spec.certificate is not None
+    )
+
+
 def is_certified_or_served(request: Request) -> Refusal | None:
     """A Rollback to what everyone is served exposes nobody to it: it ends the canary, no more."""
     stable = request.status.stable
@@ -241,12 +291,14 @@ CANARY: tuple[Gate, ...] = (
     digest_matches,
     policy_fits_model_digest,
     is_not_stable_already,
+    was_asked_for_under_admission,
     is_not_rejected,
     is_certified,
     steps_ramp,
     steps_are_as_strict,
 )
 ROLLBACK: tuple[Gate, ...] = (
+    target_is_not_rejected,
     was_stable,
     document_is_known,
     policy_is_for_model,

@@ -17,6 +17,7 @@ from trimwheel_api.limits import beyond
 from trimwheel_api.names import Reason
 from trimwheel_api.times import EPOCH, parse, parse_or, to_micro
 from trimwheel_operator import manifests
+from trimwheel_operator.plan import memory
 from trimwheel_operator.plan.actions import Action, Ensure
 from trimwheel_operator.plan.certificates import harm_since, of_intended
 from trimwheel_operator.plan.draft import Draft, event_key, owner_reference
@@ -115,6 +116,7 @@ def tell_workers(
     if draft.assignment is None:
         return choice
     draft.assign(stable=choice.assigned)
+    attempt(draft, memory.record_stable, choice, otherwise=None)
     if mistake is None:
         attempt(draft, set_audit_rate, model, otherwise=None)
         attempt(draft, set_lease, model, otherwise=None)
@@ -127,8 +129,10 @@ def choose_stable(draft: Draft, model: AdaptiveModel) -> StableChoice:
     policy = None
     if intended := draft.model.intended:
         policy = policy_of_digest(draft.state, intended.digest, intended.policy)
-    certificate, found = of_intended(draft.model, model, policy, draft.now)
+    certificate, found = of_intended(draft.remembered, model, policy, draft.now)
     draft.update_model(certificate=certificate)
+    if certificate.revoked_at:
+        memory.remember_revocation(draft, certificate)
     return choose(draft, model, found)
 
 

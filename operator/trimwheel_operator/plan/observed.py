@@ -14,6 +14,7 @@ from trimwheel_api.kinds import (
     AdaptivePolicy,
     PolicyApproval,
     PolicyAssignment,
+    PolicyJournal,
     PolicyRollout,
     TuningRun,
 )
@@ -104,13 +105,13 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class AdmissionCheck:
-    """Result of the newest self-test: whether a forged approval was refused, by us and by name."""
+    """Result of the newest self-test: whether each policy refused a forgery, in its own name."""
 
     armed: bool | None
     """None while it has not run."""
     message: str = ""
     armed_since: datetime | None = None
-    """Approvals that are older than the bindings were checked by nobody."""
+    """What is older than the policies as they are was checked by others, or by nobody."""
 
 
 UNCHECKED = AdmissionCheck(None, "the admission self-test has not run yet")
@@ -150,6 +151,10 @@ class ObservedState:
     settings: Settings
     model: AdaptiveModel | None = None
     assignment: PolicyAssignment | None = None
+    journal: PolicyJournal | None = None
+    """What is remembered of the model; None before anything was."""
+    notes_since: datetime | None = None
+    """Since when certificates and requests are noted; None: not yet, so all are believed."""
     held_since: datetime | None = None
     """When a person set hold on the assignment."""
     last_renewal: datetime | None = None

@@ -14,16 +14,16 @@ from trimwheel_api import names
 from trimwheel_api.kinds import AdaptiveModel, PolicyRollout
 from trimwheel_api.kinds.adaptive_model import FormerStable, StablePolicy
 from trimwheel_api.kinds.policy_assignment import AssignedPolicy, PolicyAssignmentSpec
+from trimwheel_api.kinds.policy_journal import RejectedDigest
 from trimwheel_api.kinds.policy_rollout import EffectiveRules
 from trimwheel_api.names import Action, Reason
 from trimwheel_api.policy import DENSE
 from trimwheel_api.times import parse, to_micro, to_text
 from trimwheel_api.values import percent
-from trimwheel_operator.plan import actuation, phases
+from trimwheel_operator.plan import actuation, journal, phases
 from trimwheel_operator.plan.certificates import (
     DENSE_STANDING,
     Standing,
-    revocation,
     standing,
 )
 from trimwheel_operator.plan.draft import Draft
@@ -86,13 +86,16 @@ def promise(draft: Draft, rollout: PolicyRollout, model: AdaptiveModel) -> Stand
     policy = policy_of_digest(draft.state, spec.policy_digest, spec.policy)
     if policy is None:
         return Standing("None", Reason.UNCERTIFIED, "it is gone, and its certificate with it")
-    revoked = revocation(draft.model, spec.policy_digest)
-    return standing(policy, model, revoked, draft.now)
+    return standing(policy, model, draft.remembered, draft.now)
 
 
 def salt_of(rollout: PolicyRollout) -> str:
     """Keys the cohorts of one attempt; derived, so that a restart draws the same."""
-    return blake2b(rollout.metadata.uid.encode(), digest_size=_SALT_BYTES).hexdigest()
+    return _salt(rollout.metadata.uid)
+
+
+def _salt(uid: str) -> str:
+    return blake2b(uid.encode(), digest_size=_SALT_BYTES).hexdigest()
 
 
 def is_decision_on(spec: PolicyAssignmentSpec, rollout: PolicyRollout) -> bool:
@@ -100,7 +103,12 @@ def is_decision_on(spec: PolicyAssignmentSpec, rollout: PolicyRollout) -> bool:
 
     The salt holds its uid: a name may be used again, and says nothing by itself.
     """
-    return (spec.rollout, spec.salt) == (rollout.name, salt_of(rollout))
+    return is_decision_on_attempt(spec, rollout.name, rollout.metadata.uid)
+
+
+def is_decision_on_attempt(spec: PolicyAssignmentSpec, name: str, uid: str) -> bool:
+    """The same about an attempt whose object may be gone."""
+    return (spec.rollout, spec.salt) == (name, _salt(uid))
 
 
 def _assign(draft: Draft, rollout: PolicyRollout, **changes: Any) -> None:
@@ -124,6 +132,7 @@ def expose(draft: Draft, rollout: PolicyRollout, candidate: AssignedPolicy) -> N
 
 def record_start(draft: Draft, rollout: PolicyRollout, weight: int, at: str) -> None:
     """Say that the candidate is resident."""
+    draft.begin(rollout)
     draft.update(rollout, step=0, step_started_at=at, weight_basis_points=weight)
     shadow = weight == 0
     reason = Reason.SHADOW if shadow else Reason.STARTED
@@ -161,6 +170,9 @@ def record_promotion(draft: Draft, rollout: PolicyRollout, reason: str, actor: s
     )
     message = f"policy {spec.policy} is stable" + (f"; approved by {actor}" if actor else "")
     draft.decide(rollout, Action.PROMOTE, reason, message, actor)
+    draft.end(rollout)
+    if rollout.spec.allow_uncertified and actor:
+        draft.journal = journal.lift(draft.journal, spec.policy_digest)
     draft.condition(rollout, names.READY, True, Reason.PROMOTED, message)
     draft.condition(rollout, names.RECONCILING, False, Reason.PROMOTED)
     draft.condition(rollout, names.STALLED, False, Reason.PROMOTED)
@@ -179,6 +191,7 @@ def record_rollback(draft: Draft, rollout: PolicyRollout, stop: Stop) -> None:
     _begin_actuation(draft, rollout)
     action = Action.ABORT if stop.reason in (Reason.ABORTED, Reason.PREEMPTED) else Action.ROLL_BACK
     draft.decide(rollout, action, stop.reason, stop.message, stop.actor)
+    draft.end(rollout)
     draft.condition(rollout, names.READY, False, stop.reason, stop.message)
     draft.condition(rollout, names.STALLED, True, stop.reason, stop.message)
     draft.condition(rollout, names.RECONCILING, True, stop.reason, "waiting for the workers")
@@ -186,7 +199,7 @@ def record_rollback(draft: Draft, rollout: PolicyRollout, stop: Stop) -> None:
     draft.condition(rollout, names.AWAITING_APPROVAL, False, stop.reason)
     draft.condition(rollout, names.PAUSED, False, stop.reason)
     if stop.reason in _REJECTS_DIGEST:
-        reject_digest(draft, rollout.spec.policy_digest)
+        reject_digest(draft, rollout, rollout.spec.policy_digest, stop.reason, stop.actor)
 
 
 def go_back(draft: Draft, rollout: PolicyRollout) -> None:
@@ -212,7 +225,8 @@ def record_return(draft: Draft, rollout: PolicyRollout) -> None:
         name = policy.name if policy else ""
         intend(draft, spec.policy_digest, name, waived=not certified)
     if left and left.digest not in (DENSE.digest, spec.policy_digest):
-        reject_digest(draft, left.digest)
+        cause, who = Reason.ROLLED_BACK_TO_STABLE, spec.requested_by
+        reject_digest(draft, rollout, left.digest, cause, who)
     _begin_actuation(draft, rollout)
     message = f"back to {spec.policy or spec.policy_digest} for {spec.requested_by}: {spec.reason}"
     draft.decide(
@@ -259,7 +273,7 @@ def intend(draft: Draft, digest: str, policy: str, waived: bool) -> None:
     moment = (assignment.decided_at if assignment else "") or to_micro(draft.now)
     history = draft.model.history
     if before is not None and before.digest != digest:
-        revoked = revocation(draft.model, before.digest)
+        revoked = draft.remembered.revocation(before.digest)
         former = FormerStable(
             digest=before.digest,
             policy=before.policy,
@@ -275,10 +289,14 @@ def intend(draft: Draft, digest: str, policy: str, waived: bool) -> None:
     )
 
 
-def reject_digest(draft: Draft, digest: str) -> None:
-    """Remember a digest that was rolled back or rejected."""
-    known = [one for one in draft.model.rejected_digests if one != digest]
-    draft.update_model(rejected_digests=[*known, digest][-MAX_REMEMBERED:])
+def reject_digest(
+    draft: Draft, rollout: PolicyRollout, digest: str, reason: str, actor: str
+) -> None:
+    """Remember a digest that was rolled back or rejected; the model's status mirrors it."""
+    entry = RejectedDigest(
+        digest=digest, time=to_micro(draft.now), reason=reason, by=actor, rollout=rollout.name
+    )
+    draft.journal = journal.reject(draft.journal, entry)
 
 
 def _begin_actuation(draft: Draft, rollout: PolicyRollout) -> None:

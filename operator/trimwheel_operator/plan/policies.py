@@ -10,9 +10,9 @@ from trimwheel_api.errors import PolicyInvalid
 from trimwheel_api.kinds import AdaptiveModel, AdaptivePolicy, Condition
 from trimwheel_api.kinds.adaptive_policy import ActiveIn, AdaptivePolicyStatus
 from trimwheel_api.names import Reason
-from trimwheel_api.policy import Policy, parse_policy
+from trimwheel_api.policy import parse_policy
 from trimwheel_operator.plan.actions import Action
-from trimwheel_operator.plan.certificates import Standing, revocation, standing
+from trimwheel_operator.plan.certificates import Standing, standing
 from trimwheel_operator.plan.draft import Draft, status_patch
 from trimwheel_operator.plan.isolation import attempt
 
@@ -43,7 +43,7 @@ def status_of(draft: Draft, policy: AdaptivePolicy) -> AdaptivePolicyStatus:
     except PolicyInvalid as error:
         return _invalid(policy, error, draft.now)
     model = draft.state.model
-    certified = _standing(draft, policy, parsed, model)
+    certified = _standing(draft, policy, model)
     active = _active(draft, parsed.digest)
     where = ", ".join(one.arm for one in active)
     rows: list[Row] = [
@@ -61,13 +61,11 @@ def status_of(draft: Draft, policy: AdaptivePolicy) -> AdaptivePolicyStatus:
     )
 
 
-def _standing(
-    draft: Draft, policy: AdaptivePolicy, parsed: Policy, model: AdaptiveModel | None
-) -> Standing:
+def _standing(draft: Draft, policy: AdaptivePolicy, model: AdaptiveModel | None) -> Standing:
     if model is None:
         message = f"spec.model: there is no AdaptiveModel {policy.spec.model!r}"
         return Standing("None", Reason.MODEL_NOT_FOUND, message)
-    return standing(policy, model, revocation(draft.model, parsed.digest), draft.now)
+    return standing(policy, model, draft.remembered, draft.now)
 
 
 def _active(draft: Draft, digest: str) -> list[ActiveIn]:

@@ -86,6 +86,11 @@ def orphans(draft: Draft) -> None:
         refuse(
             draft, rollout, Refusal(Reason.MODEL_NOT_FOUND, message, not phases.is_pending(status))
         )
+        draft.end(rollout)
+    known = draft.journal.under_way
+    if known is not None and not draft.state.cannot_read("PolicyRollout"):
+        message = f"AdaptiveModel {draft.state.name} was deleted, and its canary with it"
+        draft.close(known, known.rollout, Reason.MODEL_GONE, message)
 
 
 def acknowledge(draft: Draft, rollout: PolicyRollout) -> None:
@@ -173,7 +178,9 @@ def _settle_promotion(draft: Draft, rollout: PolicyRollout) -> None:
 
 
 def _likely_stop(draft: Draft, rollout: PolicyRollout, model: AdaptiveModel) -> Stop:
-    """Why the candidate was taken away, as far as the objects still tell."""
+    """Why the candidate was taken away: as the journal says, else as the objects still tell."""
+    if known := stops.decided_before(draft, rollout, model):
+        return known
     if rollout.spec.abort:
         return Stop(Reason.ABORTED, "spec.abort is set")
     if (found := rejection(draft, rollout)) is not None:
@@ -197,6 +204,10 @@ def abandon(draft: Draft, model: AdaptiveModel) -> None:
     draft.assign(candidate=None, weight_basis_points=0)
     message = f"rollout {spec.rollout} is gone: everyone is served stable"
     draft.decided.append(Decided(Action.ABORT, Reason.ROLLOUT_GONE))
+    known = draft.journal.under_way
+    if known is None or not outcomes.is_decision_on_attempt(spec, known.rollout, known.uid):
+        known = None
+    draft.close(known, spec.rollout, Reason.ROLLOUT_GONE, message)
     draft.tell(model.kind, model.metadata, Reason.ROLLOUT_GONE, message, "Warning")
 
 
@@ -217,6 +228,7 @@ def admit(draft: Draft, rollout: PolicyRollout, model: AdaptiveModel) -> bool:
         rollout=rollout,
         model=model,
         status=draft.model,
+        remembered=draft.remembered,
         policy=policy,
         document_known=known_document(draft.state, spec.policy_digest) is not None,
         now=draft.now,
@@ -261,8 +273,11 @@ def queue(draft: Draft, admitted: list[PolicyRollout], model: AdaptiveModel) -> 
         if phases.is_active(draft.status(one)) or phases.is_rolling_back(draft.status(one))
     ]
     held = draft.assignment is not None and draft.assignment.hold
+    full = draft.fullness()
     for rollout in admitted:
-        if held:
+        if full:
+            wait(draft, rollout, Reason.JOURNAL_FULL, full)
+        elif held:
             message = "a person set hold on the assignment; a Rollback newer than it lifts it"
             wait(draft, rollout, Reason.HELD, message)
         elif busy:

@@ -12,6 +12,7 @@ from trimwheel_api.errors import PolicyInvalid
 from trimwheel_api.kinds import AdaptiveModel, AdaptivePolicy, TuningRun
 from trimwheel_api.kinds.adaptive_model import StablePolicy
 from trimwheel_api.kinds.policy_assignment import AssignedPolicy
+from trimwheel_api.kinds.policy_journal import PolicyJournalSpec
 from trimwheel_api.names import Reason
 from trimwheel_api.policy import DENSE, parse_policy
 from trimwheel_operator.plan.certificates import (
@@ -22,6 +23,7 @@ from trimwheel_operator.plan.certificates import (
 )
 from trimwheel_operator.plan.draft import Draft
 from trimwheel_operator.plan.observed import ObservedState
+from trimwheel_operator.plan.remembered import Remembered
 
 DENSE_ASSIGNED = AssignedPolicy(digest=DENSE.digest, document=DENSE.canonical_bytes().decode())
 
@@ -58,7 +60,7 @@ def choose(draft: Draft, model: AdaptiveModel, found: Standing) -> StableChoice:
     if found.valid or _tolerated(draft, model, intended, found):
         return StableChoice(document, intended.policy, found)
     same_model = found.reason != Reason.MODEL_DIGEST_CHANGED
-    if same_model and shown_harm(draft.model, intended) and _too_busy(draft, model):
+    if same_model and shown_harm(draft.remembered, intended) and _too_busy(draft, model):
         return StableChoice(document, intended.policy, found, no_room=True)
     return StableChoice(DENSE_ASSIGNED, "", found, degraded=True)
 
@@ -68,9 +70,11 @@ def _tolerated(draft: Draft, model: AdaptiveModel, intended: StablePolicy, found
 
     A waiver covers what was known when it was given, an older revocation too, and no later harm.
     """
-    if shown_harm(draft.model, intended):
+    if shown_harm(draft.remembered, intended):
         return model.spec.drift.on_harm == "alert"
-    return intended.waived and found.reason != Reason.MODEL_DIGEST_CHANGED
+    if found.reason == Reason.MODEL_DIGEST_CHANGED:
+        return False
+    return intended.waived and draft.remembered.believes_waiver(intended.digest)
 
 
 def _too_busy(draft: Draft, model: AdaptiveModel) -> bool:
@@ -93,7 +97,8 @@ def harm_asks_for_full_depth(state: ObservedState) -> bool:
     intended = model.status.intended
     if intended is None or assignment.spec.stable.digest == DENSE.digest:
         return False
-    if shown_harm(model.status, intended):
+    journal = state.journal.spec if state.journal else PolicyJournalSpec(namespace=state.namespace)
+    if shown_harm(Remembered(model.status, journal), intended):
         return True
     return any(harm_since(intended, run.status.drift) for run in state.runs)
 

@@ -17,6 +17,7 @@ from trimwheel_operator.plan.draft import Draft
 from trimwheel_operator.plan.isolation import attempt
 from trimwheel_operator.plan.observed import Acknowledgement
 from trimwheel_operator.plan.outcomes import Stop
+from trimwheel_operator.plan.remembered import gap
 
 StopRule = Callable[[Draft, PolicyRollout, AdaptiveModel], Stop | None]
 
@@ -26,6 +27,14 @@ def aborted(draft: Draft, rollout: PolicyRollout, model: AdaptiveModel) -> Stop 
     if rollout.metadata.deletion_timestamp:
         return Stop(Reason.ABORTED, "it was deleted")
     return Stop(Reason.ABORTED, "spec.abort is set") if rollout.spec.abort else None
+
+
+def decided_before(draft: Draft, rollout: PolicyRollout, model: AdaptiveModel) -> Stop | None:
+    """An earlier look ended it, and the operator stopped before that took effect."""
+    for one in draft.unfulfilled(rollout):
+        if one.action in (names.Action.ROLL_BACK, names.Action.ABORT):
+            return Stop(one.reason, one.message, one.actor)
+    return None
 
 
 def rejected(draft: Draft, rollout: PolicyRollout, model: AdaptiveModel) -> Stop | None:
@@ -60,8 +69,11 @@ def model_changed(draft: Draft, rollout: PolicyRollout, model: AdaptiveModel) ->
 def certificate_lapsed(draft: Draft, rollout: PolicyRollout, model: AdaptiveModel) -> Stop | None:
     """An expired or revoked certificate never passes a gate."""
     found = outcomes.promise(draft, rollout, model)
-    if rollout.spec.allow_uncertified or found.valid:
+    believed = draft.remembered.believes_request(rollout)
+    if found.valid or (rollout.spec.allow_uncertified and believed):
         return None
+    if rollout.spec.allow_uncertified:
+        return Stop(Reason.ADMISSION_GAP, gap("rollout", rollout.name))
     return Stop(found.reason, f"policy {rollout.spec.policy}: {found.message}")
 
 
@@ -95,6 +107,7 @@ def _current(draft: Draft) -> list[Acknowledgement]:
 
 
 STOPS: tuple[StopRule, ...] = (
+    decided_before,
     aborted,
     rejected,
     guard_failed,

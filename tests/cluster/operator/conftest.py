@@ -80,6 +80,7 @@ def team(admin: Clients, namespace: str, as_user: Callable[..., Clients], releas
     rules = {
         "rita": [
             _rule(["policyrollouts"], ["create", "get", "patch"]),
+            _rule(["adaptivepolicies"], ["create"]),
             _rule(["adaptivemodels"], [names.VERB_ROLLBACK, names.VERB_WAIVE]),
         ],
         "bea": [

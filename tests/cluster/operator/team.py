@@ -108,7 +108,13 @@ class Team:
             one.metadata.name for one in bound
         ]
 
-    def policy(self, name: str, document: dict[str, Any], certified: bool = False) -> str:
+    def policy(
+        self,
+        name: str,
+        document: dict[str, Any],
+        certified: bool = False,
+        by: Clients | None = None,
+    ) -> str:
         digest = parse_policy(document).digest
         spec: dict[str, Any] = {"model": MODEL, "policy": document}
         if certified:
@@ -118,7 +124,7 @@ class Team:
                 "policyDigest": digest, "modelDigest": MODEL_DIGEST,
                 "issuedAt": "2026-01-02T00:00:00Z", "expiresAt": "2999-01-01T00:00:00Z",
             }  # fmt: skip
-        self.create("AdaptivePolicy", name, spec)
+        self.create("AdaptivePolicy", name, spec, by=by)
         return digest
 
     def rollout(self, name: str, policy: str, digest: str, **spec: Any) -> None:
