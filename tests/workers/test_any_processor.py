@@ -84,7 +84,7 @@ from pathlib import Path
 from trimwheel_demo import training
 from trimwheel_workers.fitting.recipe import Recipe, TrainingSet
 rows = [(f"{word} {n}", label) for n in range(20) for word, label in (("up", "a"), ("down", "b"))]
-recipe = replace(Recipe(), vocabulary=280, layers=2, max_tokens=12, epochs=1, batch=16,
+recipe = replace(Recipe(), vocabulary=280, dim=16, layers=2, max_tokens=12, epochs=1, batch=16,
                  exit_weights=(0.5, 1.0))
 data = TrainingSet(("a", "b"), rows, rows)
 print(training.ensure_on(data, recipe, 0, rows, Path(sys.argv[1])).metadata["trained_in"])
@@ -102,12 +102,12 @@ def test_a_worker_on_an_older_processor_serves_whatever_type_is_asked_for(
     worker = start_worker(make.assignment(1, make.policy()), engine={"dtype": asked})
     assert worker.infer("a colour").status_code == 200
     serves = "bfloat16" if asked == "bfloat16" else "float32"
-    assert worker.client.get("/v2").json()["dtype"] == serves
-    log = worker.log()
+    said, log = worker.client.get("/v2").json(), worker.log()
+    assert said["dtype"] == serves and said["kernels"].startswith("plain products, peeks from")
     assert f"in {serves} (asked for: {asked}; bfloat16 products take" in log
     warned = "engine.dtype is bfloat16, but here bfloat16 products take" in log
     assert warned == (asked == "bfloat16")
-    assert "fastest ways here: " in log
+    assert f"fastest ways here: {said['kernels']}" in log
 
 
 def test_a_type_in_which_nothing_can_be_multiplied_is_refused_with_a_sentence(
@@ -154,9 +154,6 @@ def test_what_is_measured_is_cheap_and_measured_once(unmeasured: None) -> None:
     torch.manual_seed(7)
     state, started = torch.get_rng_state(), time.process_time()
     dtype = measured.fastest_dtype()
-    for kind in TYPES:
-        prepacked.pay(kind)
-        prepacked.small_product(kind)
     first.serving(getattr(torch, dtype))
     spent, again = time.process_time() - started, time.process_time()
     assert torch.equal(torch.get_rng_state(), state), "a seeded training draws what it drew before"
@@ -166,29 +163,38 @@ def test_what_is_measured_is_cheap_and_measured_once(unmeasured: None) -> None:
     assert time.process_time() - again < spent / 2, "the second time nothing is measured"
 
 
-def test_a_way_that_is_hopeless_is_not_run_again_and_the_rest_run_in_turn() -> None:
-    calls = {"fast": 0, "slow": 0, "middle": 0}
+def test_a_hopeless_way_is_given_up_and_waiting_for_a_processor_costs_nothing() -> None:
+    calls = {"fast": 0, "slow": 0, "waiting": 0}
 
-    def way(name: str, seconds: float) -> Callable[[], None]:
+    def way(name: str, turns: int, waits: float = 0.0) -> Callable[[], None]:
         def run() -> None:
             calls[name] += 1
-            time.sleep(seconds)
+            time.sleep(waits)  # as while another process has the processor
+            sum(range(turns))
 
         return run
 
-    ways = [way("fast", 0.002), way("slow", 0.05), way("middle", 0.004)]
-    fast, slow, middle = measured.race(ways, rounds=4)
-    assert fast < middle < slow
-    assert calls == {"fast": 5, "slow": 2, "middle": 5}
+    ways = [way("fast", 20_000), way("slow", 400_000), way("waiting", 20_000, 0.02)]
+    fast, slow, waiting = measured.race(ways, rounds=6)
+    assert fast < 0.02 > waiting and slow > measured.HOPELESS * fast
+    assert calls == {"fast": 7, "slow": 3, "waiting": 7}
 
 
-@pytest.mark.parametrize(("turns_at", "expected"), [(0, 0), (40, 32), (1000, 64)])
-def test_a_crossover_is_the_last_size_at_which_the_first_way_wins(
-    turns_at: int, expected: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("turns_at", "worth", "expected"), [(0, 1.0, 0), (40, 1.0, 2), (1000, 1.0, 4), (20, 2.0, 2)]
+)
+def test_a_crossover_is_the_first_size_at_which_the_second_way_is_worth_it(
+    turns_at: int, worth: float, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(measured, "race", lambda ways: [way() for way in ways])
-    ways: Any = lambda size: (lambda: size, lambda: turns_at)  # noqa: E731
-    assert measured.crossover((16, 32, 48, 64), ways) == expected
+    tried: list[int] = []
+
+    def ways(size: int) -> tuple[measured.Way, measured.Way]:
+        tried.append(size)
+        return lambda: size, lambda: turns_at
+
+    assert measured.crossover((16, 32, 48, 64), ways, worth) == expected
+    assert len(tried) <= 3
 
 
 def test_no_digest_depends_on_the_type(tiny_model: tuple[Path, str]) -> None:

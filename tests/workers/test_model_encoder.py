@@ -181,7 +181,7 @@ def test_a_broken_row_stays_alone_in_a_block_of_many_lengths() -> None:
 def test_experts_side_by_side_give_what_routing_gives(
     signature: Signature, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measured, "crossover", lambda sizes, ways: sizes[-1])
+    monkeypatch.setattr(measured, "crossover", lambda sizes, ways, worth=1.0: len(sizes))
     monkeypatch.setattr(measured, "_known", {})
     served = random_weights().serving()
     torch.manual_seed(4)

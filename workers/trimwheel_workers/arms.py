@@ -45,6 +45,8 @@ class ModelShape:
     """Of weights and activations, as it was chosen."""
     characters: int = 65_536
     """How much of a text the model can read at most."""
+    kernels: str = ""
+    """Which ways were measured to be the fastest, for people."""
 
     @property
     def dense_key(self) -> ComputeKey:

@@ -73,7 +73,7 @@ def serve(sock: socket.socket, config: EngineConfig) -> None:
         config.dtype,
         dtype_comparison(),
     )
-    _LOG.info("fastest ways here: %s", model.encoder.ways())  # fmt: skip
+    _LOG.info("fastest ways here: %s", runner.shape.kernels)  # fmt: skip
     sock.sendall(encode(Kind.READY, runner.shape.to_wire()))
     EngineLoop(sock, config, runner).run()
 

@@ -53,6 +53,7 @@ class Runner:
             classes=config.classes,
             dtype=model.dtype,
             characters=model.tokenizer.max_characters,
+            kernels=model.encoder.ways(),
         )
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:

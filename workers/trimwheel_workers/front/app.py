@@ -53,7 +53,7 @@ def make_app(worker: Worker) -> Starlette:
 
     async def server_metadata(_: Request) -> Response:
         shape = worker.engine.shape
-        ours = {"device": shape.device if shape else "", "dtype": shape.dtype if shape else ""}
+        ours = {part: getattr(shape, part, "") for part in ("device", "dtype", "kernels")}
         extensions = [tensors.EXTENSION]
         return _json({"name": "trimwheel", "version": release, "extensions": extensions, **ours})
 

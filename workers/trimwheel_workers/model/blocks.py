@@ -152,7 +152,7 @@ class Experts(nn.Module):
             gates = torch.softmax(top, dim=-1).to(dtype)
             return lambda: side_by_side(x, gates, chosen), lambda: self._routed(x, gates, chosen)
 
-        return measured.crossover(SIDE_BY_SIDE_TOKENS, ways)
+        return (0, *SIDE_BY_SIDE_TOKENS)[measured.crossover(SIDE_BY_SIDE_TOKENS, ways)]
 
     def forward(self, x: Tensor, signature: Signature) -> tuple[Tensor, Tensor]:
         """[T, D] -> output [T, D] and the chosen experts [T, k]."""

@@ -124,16 +124,16 @@ class Encoder(nn.Module):
     def _least_tokens_for_a_peek(self) -> int:
         layer = next((one for one in self.layers if one.mixture is None), self.layers[0])
         signature, dtype = self.config.dense_signature, self.tokens.weight.dtype
-        for tokens in PEEK_TOKENS:
+
+        def ways(tokens: int) -> tuple[measured.Way, measured.Way]:
             x = measured.numbers(tokens, self.config.dim, dtype)
             layout, first = exact([PEEK_ROW] * (tokens // PEEK_ROW)), x[::PEEK_ROW].contiguous()
-            peek, whole = measured.race((
-                partial(layer.peek, x, first, layout, signature),
+            return (
                 partial(layer, x, layout, signature),
-            ))  # fmt: skip
-            if whole >= PEEK_WORTH * peek:
-                return tokens
-        return NEVER_PEEK
+                partial(layer.peek, x, first, layout, signature),
+            )
+
+        return (*PEEK_TOKENS, NEVER_PEEK)[measured.crossover(PEEK_TOKENS, ways, PEEK_WORTH)]
 
     @property
     def _scores(self) -> list[Regression]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Hashable, Sequence
 from functools import cache
 from typing import Final, Literal, TypeVar, cast
@@ -46,8 +47,10 @@ Way = Callable[[], object]
 T = TypeVar("T")
 
 ROUNDS = 4
+MANY_ROUNDS = 12
+"""For what a whole model hangs on; other processes spoil the caches of a busy machine."""
 HOPELESS = 4.0
-"""A way that took this many times as long as the best is not run again."""
+"""A way that twice took this many times as long as the best is not run again."""
 GAIN = 1.25
 """bf16 rounds to three digits: it has to be this much faster than fp32 to be chosen."""
 PRODUCT = (128, 192, 512)
@@ -57,20 +60,22 @@ _known: dict[Hashable, object] = {}
 
 
 def race(ways: Sequence[Way], rounds: int = ROUNDS) -> list[float]:
-    """Least seconds of each way, run in turn so that what else the machine does hits all alike.
+    """Least seconds of each way on this thread's processor, run in turn.
 
-    Each is run once before, unmeasured: the first call lays out and compiles.
+    A thread's own time stands still while other work has the processor: a busy machine makes the
+    clock on the wall wrong by hundreds of times. Each way is run once before, unmeasured: the first
+    call lays out and compiles.
     """
     for way in ways:
         way()
     best = [float("inf")] * len(ways)
-    for _ in range(rounds):
+    for done in range(rounds):
         for index, way in enumerate(ways):
-            if min(best) * HOPELESS < best[index] < float("inf"):
+            if done >= 2 and best[index] > HOPELESS * min(best):
                 continue
-            started = time.perf_counter()
+            started = time.thread_time()
             way()
-            best[index] = min(best[index], time.perf_counter() - started)
+            best[index] = min(best[index], time.thread_time() - started)
     return best
 
 
@@ -81,15 +86,17 @@ def once(key: Hashable, measure: Callable[[], T]) -> T:
     return cast(T, _known[key])
 
 
-def crossover(sizes: Sequence[int], ways: Callable[[int], tuple[Way, Way]]) -> int:
-    """Largest of the rising ``sizes`` up to which the first way is the faster one; 0 for none."""
-    last = 0
-    for size in sizes:
+def crossover(
+    sizes: Sequence[int], ways: Callable[[int], tuple[Way, Way]], worth: float = 1.0
+) -> int:
+    """Index of the first of the rising ``sizes`` at which the second way is the faster one, or
+    ``worth`` times as fast; their number for none. Found by halving: few sizes are tried."""
+
+    def turned(size: int) -> bool:
         first, second = race(ways(size))
-        if second < first:
-            break
-        last = size
-    return last
+        return worth * second < first
+
+    return bisect_left(sizes, True, key=turned)
 
 
 def chosen(asked: AskedDtype) -> Dtype:
@@ -135,7 +142,7 @@ def _times() -> tuple[float, float | None]:
     ways = [_product(torch.float32)]
     if _runs("bfloat16"):
         ways.append(_product(torch.bfloat16))
-    best = race(ways)
+    best = race(ways, MANY_ROUNDS)
     return best[0], best[1] if len(best) > 1 else None
 
 
