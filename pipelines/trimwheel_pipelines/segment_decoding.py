@@ -88,8 +88,10 @@ def decode(data: bytes, claim: Claim, limits: SegmentLimits = LIMITS) -> Decoded
             arrow_extensions_enabled=False,
         )
         _check_footer(file.metadata, claim, limits)
-        _check_pages(data, file.metadata, limits)
-        table = _cast(_read(file, limits), limits)
+        table = SCHEMA.empty_table()
+        if _rows(file.metadata):
+            _check_pages(data, file.metadata, limits)
+            table = _cast(_read(file, limits), limits)
         return Decoded(table, _losses(file.metadata.metadata or {}))
     except InvalidInput:
         raise
@@ -118,8 +120,7 @@ def _check_footer(footer: Any, claim: Claim, limits: SegmentLimits) -> None:
     _at_most("segment.columns", footer.num_columns, limits.columns)
     _at_most("segment.rowGroups", footer.num_row_groups, limits.row_groups)
     groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
-    rows = max(footer.num_rows, sum(max(group.num_rows, 0) for group in groups))
-    _at_most("segment.rows", rows, min(claim.rows, limits.rows))
+    _at_most("segment.rows", _rows(footer), min(claim.rows, limits.rows))
     if footer.num_rows < 0 or any(group.num_rows < 0 for group in groups):
         raise InvalidInput("segment.rows", "must not be negative", footer.num_rows)
     _at_most(
@@ -127,6 +128,13 @@ def _check_footer(footer: Any, claim: Claim, limits: SegmentLimits) -> None:
         sum(max(group.total_byte_size, 0) for group in groups),
         limits.decoded_bytes,
     )
+
+
+def _rows(footer: Any) -> int:
+    """Rows that a footer promises, by itself or group by group; of a segment that only tells of
+    losses 0, and its columns have no pages to look at."""
+    groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+    return max(int(footer.num_rows), sum(max(int(group.num_rows), 0) for group in groups))
 
 
 def _check_pages(data: bytes, footer: Any, limits: SegmentLimits) -> None:

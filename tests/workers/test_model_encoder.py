@@ -423,11 +423,11 @@ def test_packing_refuses_what_has_no_tokens(texts: list[list[int]]) -> None:
     ("change", "message"),
     [
         ({"dim": 30}, "dim 30 must be a multiple of heads 4"),
-        ({"exits": (2, 1)}, "exits .* must rise strictly"),
+        ({"exits": (2, 1)}, "exits .* must be layers that rise strictly within 1..3"),
         ({"exits": (1, 4)}, "within 1..3"),
         ({"moe_layer": 9}, "moe_layer 9 must lie in 1..4"),
         ({"default_top_k": 5}, "default_top_k 5 must lie in 1..4"),
-        ({"classes": ("one",)}, "classes must be at least 2"),
+        ({"classes": ("one",)}, "classes must be 2 to .* different names"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(change: dict[str, object], message: str) -> None:
