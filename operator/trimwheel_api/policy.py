@@ -23,9 +23,14 @@ from trimwheel_api.errors import PolicyInvalid
 from trimwheel_api.values import Fraction, Threshold, normalise_decimal
 
 MAX_EXITS = 64
+MAX_EXPERTS = 64
 MAX_DOCUMENT_BYTES = 65_536
 
 ScoreName = Literal["learned", "maxProb", "margin", "entropy"]
+
+
+_STRICT: dict[str, Any] = {"strict": True}
+"""For numbers and booleans: true is not 1, and "yes" is not true, as the API server has it."""
 
 
 def _knob(default: Any, description: str, *, needs: str, scope: str, **limits: Any) -> Any:
@@ -47,7 +52,11 @@ class ExitPolicy(_Group):
     """Early exits: answer at the first exit whose score reaches its threshold."""
 
     enabled: bool = _knob(
-        False, "Answer at exits at all; off means full depth.", needs="replay", scope="row"
+        False,
+        "Answer at exits at all; off means full depth.",
+        needs="replay",
+        scope="row",
+        **_STRICT,
     )
     score: ScoreName = _knob(
         "learned",
@@ -71,6 +80,7 @@ class ExitPolicy(_Group):
         scope="row",
         ge=0,
         le=MAX_EXITS,
+        **_STRICT,
     )
 
 
@@ -83,7 +93,8 @@ class MoePolicy(_Group):
         needs="run",
         scope="batch",
         ge=1,
-        le=64,
+        le=MAX_EXPERTS,
+        **_STRICT,
     )
     router_blend: Fraction = _knob(
         "0",
@@ -149,7 +160,7 @@ def parse_canonical(text: str, digest: str) -> Policy:
     """Read a document as an assignment carries it; the digest is recomputed, never trusted."""
     try:
         document = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise PolicyInvalid("policy", f"must be JSON ({error})", text) from error
     policy = parse_policy(document)
     if policy.digest != digest:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import click
 import yaml
 
 from trimwheel_api.crd import manifests
-from trimwheel_api.errors import InvalidInput, PolicyInvalid
-from trimwheel_api.policy import Policy, parse_policy
+from trimwheel_api.errors import PolicyInvalid
+from trimwheel_api.policy import MAX_EXITS, MAX_EXPERTS, Policy, parse_policy
 from trimwheel_cli.verbs import COMMANDS
-from trimwheel_console import NEGATIVE, emit, output_option
+from trimwheel_console import NEGATIVE, documents, emit, output_option
 from trimwheel_console.exits import error_body
+from trimwheel_console.ranges import Whole
 
 _file_argument = click.argument("file", type=click.Path(allow_dash=True, dir_okay=False))
 
@@ -47,8 +46,8 @@ def digest(file: str, output: str) -> None:
 
 @policy.command("validate")
 @_file_argument
-@click.option("--exits", type=click.IntRange(1), help="Number of exits of the model.")
-@click.option("--experts", type=click.IntRange(1), help="Number of experts of the model.")
+@click.option("--exits", type=Whole(1, MAX_EXITS), help="Number of exits of the model.")
+@click.option("--experts", type=Whole(1, MAX_EXPERTS), help="Number of experts of the model.")
 @output_option
 def validate(file: str, exits: int | None, experts: int | None, output: str) -> None:
     """Check a policy document as the operator does; exits 1 when it breaks a rule.
@@ -86,50 +85,15 @@ def read_document(file: str) -> Any:
 
     Raises InvalidInput when the file cannot be read or is neither JSON nor YAML.
     """
-    try:
-        with click.open_file(file) as stream:
-            content = _parsed(stream.read())
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput("FILE", f"must be a readable text file ({error})", file) from error
-    except yaml.YAMLError as error:
-        told = " ".join(str(error).split())
-        raise PolicyInvalid("policy", f"must be JSON or YAML ({told})", Path(file).name) from error
-    if isinstance(content, dict) and content.get("kind") == "AdaptivePolicy":
-        return (content.get("spec") or {}).get("policy", {})
-    return content
-
-
-def _parsed(text: str) -> Any:
-    """JSON where it is JSON (YAML refuses its tabs), otherwise YAML; keys given twice refused."""
-    try:
-        return json.loads(text, object_pairs_hook=_unique)
-    except json.JSONDecodeError:
-        return yaml.load(text, _StrictLoader)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [key for key, _ in pairs]
-    twice = next((key for key in names if names.count(key) > 1), None)
-    if twice is not None:
-        raise PolicyInvalid("policy", f"key {twice!r} is given twice", dict(pairs)[twice])
-    return dict(pairs)
+    content = documents.read_document(file, "FILE", PolicyInvalid)
+    if not isinstance(content, dict) or content.get("kind") != "AdaptivePolicy":
+        return content
+    spec = content.get("spec") or {}
+    if not isinstance(spec, dict):
+        raise PolicyInvalid("spec", "must be an object in an AdaptivePolicy", spec)
+    return spec.get("policy", {})
 
 
 def _described(document: Policy) -> str:
     kind = "the dense policy" if document.is_dense else "a policy"
     return f"valid: {kind}, {document.digest}"
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """YAML that refuses a key given twice: which one would count is a guess."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is given twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)

@@ -23,6 +23,7 @@ from trimwheel_cli.kube import Kube, NotFound, connect, kube_options
 from trimwheel_cli.snapshot import gather, gather_rollouts
 from trimwheel_cli.verbs import COMMANDS
 from trimwheel_console import NEGATIVE, OK, emit, note, output_option
+from trimwheel_console.ranges import Real
 
 WATCH_SECONDS = 2.0
 
@@ -162,7 +163,7 @@ def reject(name: str, reason: str, digest: str | None, output: str, **where: Any
 @click.option("--no-wait", is_flag=True, help="Return once the API server has accepted it.")
 @click.option(
     "--timeout",
-    type=click.FloatRange(1),
+    type=Real(1, 86_400),
     default=120.0,
     show_default=True,
     help="Seconds to wait for the operator and the workers.",

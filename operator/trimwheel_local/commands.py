@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from trimwheel_console import NEGATIVE, UNREACHABLE, emit, note, output_option
+from trimwheel_console.ranges import Whole
 from trimwheel_local import addons, release
 from trimwheel_local.cluster import Cluster
 from trimwheel_local.names import DEFAULT_FAKE_GPUS, MAX_INDEX
@@ -20,7 +21,7 @@ def _place(command: Callable[..., None]) -> Callable[..., None]:
     """The options that say which cluster is meant."""
     index = click.option(
         "--index",
-        type=click.IntRange(0, MAX_INDEX),
+        type=Whole(0, MAX_INDEX),
         default=0,
         show_default=True,
         envvar="TRIMWHEEL_INDEX",
@@ -57,6 +58,7 @@ def cluster() -> None:
 @_place
 @click.option(
     "--fake-gpus",
+    type=Whole(0, 1_000),
     default=DEFAULT_FAKE_GPUS,
     show_default=True,
     help="How many nvidia.com/gpu the node advertises without having them.",

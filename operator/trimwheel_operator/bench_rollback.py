@@ -28,6 +28,7 @@ from trimwheel_api.errors import SetupFailed, TrimwheelError, Unavailable
 from trimwheel_api.policy import DENSE, parse_policy
 from trimwheel_api.times import to_micro
 from trimwheel_console import emit, note, output_option, progress, text_table
+from trimwheel_console.ranges import SEED, Whole
 from trimwheel_kube.connection import connect
 from trimwheel_operator.bench_place import cluster_for_bench
 from trimwheel_operator.cluster import KubeApi, path_of
@@ -252,10 +253,18 @@ def _pod(name: str) -> dict[str, Any]:
 
 
 @click.command("rollback", short_help="Decision to last acknowledgement over many workers.")
-@click.option("--workers", default=50, show_default=True, help="Watch-and-arms loops.")
-@click.option("--rounds", default=20, show_default=True, help="Rollbacks measured.")
 @click.option(
-    "--seed", default=0, show_default=True, help="Of the cohorts' salt; nothing else is drawn."
+    "--workers", type=Whole(1, 10_000), default=50, show_default=True, help="Watch-and-arms loops."
+)
+@click.option(
+    "--rounds", type=Whole(1, 10_000), default=20, show_default=True, help="Rollbacks measured."
+)
+@click.option(
+    "--seed",
+    type=Whole(0, SEED),
+    default=0,
+    show_default=True,
+    help="Of the cohorts' salt; nothing else is drawn.",
 )
 @click.option(
     "--kubeconfig",
@@ -263,7 +272,12 @@ def _pod(name: str) -> dict[str, Any]:
     help="Cluster to measure on, as its administrator; KUBECONFIG names one too.",
 )
 @click.option(
-    "--index", default=0, show_default=True, envvar="TRIMWHEEL_INDEX", help="Embedded cluster."
+    "--index",
+    type=Whole(0, 1_000),
+    default=0,
+    show_default=True,
+    envvar="TRIMWHEEL_INDEX",
+    help="Embedded cluster.",
 )
 @click.option(
     "--state",

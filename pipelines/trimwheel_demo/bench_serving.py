@@ -20,6 +20,7 @@ from trimwheel_api.errors import InvalidInput
 from trimwheel_api.policy import parse_policy
 from trimwheel_api.values import decimal_string
 from trimwheel_console import emit, note, output_option, text_table
+from trimwheel_console.ranges import SEED, Real, Whole, WholeList
 from trimwheel_demo import certified, corpus, training
 from trimwheel_demo.training import Trained
 from trimwheel_pipelines.certificate import p_value
@@ -49,12 +50,19 @@ class Workload:
 
 @click.command("serving", short_help="Time the encoder against transformers, exits against dense.")
 @click.option("--data", type=click.Path(path_type=Path), help=f"Folder with {DATA_FILE}.")
-@click.option("--seed", default=0, show_default=True, help="Of the model and the split.")
-@click.option("--batch", default="1,8,32", show_default=True, help="Batch sizes.")
-@click.option("--rounds", default=15, show_default=True, help="Interleaved rounds.")
+@click.option(
+    "--seed", type=Whole(0, SEED), default=0, show_default=True, help="Of the model and the split."
+)
+@click.option(
+    "--batch", type=WholeList(1, 1024), default="1,8,32", show_default=True, help="Batch sizes."
+)
+@click.option(
+    "--rounds", type=Whole(1, 10_000), default=15, show_default=True, help="Interleaved rounds."
+)
 @click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16"]), default="float32")
 @click.option(
     "--http-seconds",
+    type=Real(0, 3_600),
     default=5.0,
     show_default=True,
     help="Length of each load through HTTP; 0 leaves it out.",
@@ -63,7 +71,7 @@ class Workload:
 def command(
     data: Path | None,
     seed: int,
-    batch: str,
+    batch: tuple[int, ...],
     rounds: int,
     dtype: AskedDtype,
     http_seconds: float,
@@ -76,7 +84,7 @@ def command(
     trimwheel bench serving --data clinc150 --dtype bfloat16
     """
     workload = _corpus_workload(seed) if data is None else _folder_workload(data, seed)
-    value = run(workload, [int(size) for size in batch.split(",")], rounds, dtype)
+    value = run(workload, batch, rounds, dtype)
     value |= through_worker(workload, value["policy"]["thresholds"], value["dtype"], http_seconds)
     emit(value, output, table=lambda: _table(value))
 

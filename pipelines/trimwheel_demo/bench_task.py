@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from trimwheel_console import NEGATIVE, emit, note, output_option, text_table
+from trimwheel_console.ranges import SEED, WholeList
 from trimwheel_demo import certified, training
 from trimwheel_demo.corpus import Corpus, build
 from trimwheel_demo.settings import CERTIFY_RECORDS
@@ -122,9 +123,15 @@ def _table(tasks: list[Task]) -> str:
 
 
 @click.command("task", short_help="Check that the demo's task has something to lose.")
-@click.option("--seeds", default="0,1,2", show_default=True, help="Comma-separated seeds.")
+@click.option(
+    "--seeds",
+    type=WholeList(0, SEED),
+    default="0,1,2",
+    show_default=True,
+    help="Comma-separated seeds.",
+)
 @output_option
-def command(seeds: str, output: str) -> None:
+def command(seeds: tuple[int, ...], output: str) -> None:
     """Train the demo's encoder for several seeds and measure what a drift costs.
 
     Exits 1 where a seed misses one of: exit 1 alone disagrees 6 % on base traffic, the stale policy
@@ -133,11 +140,7 @@ def command(seeds: str, output: str) -> None:
     \b
     trimwheel bench task --seeds 0,1,2
     """
-    try:
-        numbers = [int(seed) for seed in seeds.split(",")]
-    except ValueError as error:
-        raise click.BadParameter(f"must be comma-separated integers, got {seeds!r}") from error
-    tasks = [measure(seed) for seed in numbers]
+    tasks = [measure(seed) for seed in seeds]
     missed = {task.seed: task.shortfalls() for task in tasks if task.shortfalls()}
     value: dict[str, Any] = {
         "epsilon": EPSILON,

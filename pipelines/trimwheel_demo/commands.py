@@ -20,6 +20,7 @@ from trimwheel_api import names
 from trimwheel_api.errors import SetupFailed
 from trimwheel_console import NEGATIVE, emit, note, output_option, progress, text_table
 from trimwheel_console.exits import ErrorHandling
+from trimwheel_console.ranges import SEED, Real, Whole
 from trimwheel_demo import load as generator
 from trimwheel_demo.places import MODEL, NAMESPACE, default_places
 
@@ -76,7 +77,7 @@ def load() -> None:
 
 
 @load.command("start", short_help="Start the load, or change a running one.")
-@click.option("--rate", type=click.FloatRange(0.1, 5000), default=None, help="Requests a second.")
+@click.option("--rate", type=Real(0.1, 5000), default=None, help="Requests a second.")
 @click.option("--mix", type=click.Choice(sorted(generator.MIXES)), default=None, help="Traffic.")
 @output_option
 def load_start(rate: float | None, mix: str | None, output: str) -> None:
@@ -118,7 +119,9 @@ def load_stop(output: str) -> None:
 
 
 @load.command("status", short_help="What the load generator sees.")
-@click.option("--seconds", default=10, show_default=True, help="Look back this far.")
+@click.option(
+    "--seconds", type=Whole(1, 86_400), default=10, show_default=True, help="Look back this far."
+)
 @output_option
 def load_status(seconds: int, output: str) -> None:
     """Rate, codes and latency of the last seconds, as the clients see them; exit 1 when idle."""
@@ -209,7 +212,7 @@ def check(output: str) -> None:
 
 
 @demo.command("register", short_help="Register the trained encoder; print its AdaptiveModel.")
-@click.option("--seed", default=0, show_default=True, help="Of the training.")
+@click.option("--seed", type=Whole(0, SEED), default=0, show_default=True, help="Of the training.")
 @output_option
 def register(seed: int, output: str) -> None:
     """Register the demo's encoder in MLflow and print the AdaptiveModel that serves it, as YAML.

@@ -27,6 +27,7 @@ import click
 
 from trimwheel_console import NEGATIVE, emit, note, output_option, progress
 from trimwheel_console.exits import HandlingCommand
+from trimwheel_console.ranges import SEED, Whole
 from trimwheel_demo import corpus
 from trimwheel_local.layout import cache_folder
 
@@ -191,7 +192,13 @@ def figures(model: LoadedModel, held: Sequence[tuple[str, str]]) -> dict[str, An
 
 
 @click.command("train", cls=HandlingCommand, short_help="Train the demo's encoder into the cache.")
-@click.option("--seed", default=0, show_default=True, help="Of weights, split and batches.")
+@click.option(
+    "--seed",
+    type=Whole(0, SEED),
+    default=0,
+    show_default=True,
+    help="Of weights, split and batches.",
+)
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Copy the trained folder here as well."
 )

@@ -25,6 +25,7 @@ from scipy.stats import binom
 
 from trimwheel_api import names
 from trimwheel_console import NEGATIVE, emit, output_option, progress, text_table
+from trimwheel_console.ranges import SEED, Real, Whole
 from trimwheel_pipelines.bench_host import host
 from trimwheel_telemetry.verdicts import GuardEvidence, GuardRule, Verdict, judge, rollout_rules
 
@@ -66,23 +67,72 @@ class Ramp:
 
 
 @click.command("canary", short_help="False Fails of identical arms, and delay to a real one.")
-@click.option("--runs", default=2_000, show_default=True, help="Rollouts of identical arms.")
-@click.option("--looks", default=24, show_default=True, help="Looks at each, evenly spread.")
-@click.option("--alpha", default=0.05, show_default=True, help="Level of the identical arms.")
-@click.option("--rate", default=100.0, show_default=True, help="Requests a second, both arms.")
-@click.option("--factor", default=8.0, show_default=True, help="The regression's error factor.")
-@click.option("--base", default=0.001, show_default=True, help="Error rate without regression.")
+@click.option(
+    "--runs",
+    type=Whole(1, 1_000_000),
+    default=2_000,
+    show_default=True,
+    help="Rollouts of identical arms.",
+)
+@click.option(
+    "--looks",
+    type=Whole(1, 10_000),
+    default=24,
+    show_default=True,
+    help="Looks at each, evenly spread.",
+)
+@click.option(
+    "--alpha",
+    type=Real(0, 1, above=True, below=True),
+    default=0.05,
+    show_default=True,
+    help="Level of the identical arms.",
+)
+@click.option(
+    "--rate",
+    type=Real(0.1, 1e6),
+    default=100.0,
+    show_default=True,
+    help="Requests a second, both arms.",
+)
+@click.option(
+    "--factor",
+    type=Real(1, 1e6),
+    default=8.0,
+    show_default=True,
+    help="The regression's error factor.",
+)
+@click.option(
+    "--base",
+    type=Real(0, 1, above=True, below=True),
+    default=0.001,
+    show_default=True,
+    help="Error rate without regression.",
+)
 @click.option(
     "--weight",
     "weights",
     multiple=True,
+    type=Real(0, 1, above=True, below=True),
     default=(0.1, 0.5),
     show_default=True,
     help="Candidate's share meanwhile; may be given again.",
 )
-@click.option("--detection-alpha", default=0.001, show_default=True, help="Level of detection.")
-@click.option("--detection-runs", default=400, show_default=True, help="Rollouts with regression.")
-@click.option("--seed", default=0, show_default=True, help="Of everything.")
+@click.option(
+    "--detection-alpha",
+    type=Real(0, 1, above=True, below=True),
+    default=0.001,
+    show_default=True,
+    help="Level of detection.",
+)
+@click.option(
+    "--detection-runs",
+    type=Whole(1, 1_000_000),
+    default=400,
+    show_default=True,
+    help="Rollouts with regression.",
+)
+@click.option("--seed", type=Whole(0, SEED), default=0, show_default=True, help="Of everything.")
 @output_option
 def command(
     runs: int,

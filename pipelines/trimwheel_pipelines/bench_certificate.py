@@ -21,7 +21,9 @@ import numpy.typing as npt
 from scipy.stats import binom
 
 from trimwheel_api.errors import NotEnoughData
+from trimwheel_api.policy import MAX_EXITS
 from trimwheel_console import NEGATIVE, emit, output_option, progress, text_table
+from trimwheel_console.ranges import SEED, Real, Whole
 from trimwheel_pipelines.audit_window import LOOK_SHARES, AuditWindow, Promise, select_audits
 from trimwheel_pipelines.bench_host import host
 from trimwheel_pipelines.bench_pools import SYNTHETIC, Pool, load_pool
@@ -63,17 +65,59 @@ class Draw:
 
 
 @click.command("certificate", short_help="Violations and cost of certificates over many draws.")
-@click.option("--draws", default=300, show_default=True, help="Tuning runs played.")
-@click.option("--epsilon", default=0.02, show_default=True, help="Promised disagreement.")
-@click.option("--delta", default=0.1, show_default=True, help="Chance of a broken promise a run.")
-@click.option("--search", default=1_000, show_default=True, help="Audits searched on.")
-@click.option("--certify", default=1_500, show_default=True, help="Most audits of the first look.")
-@click.option("--seed", default=0, show_default=True, help="Of the pool and the draws.")
+@click.option(
+    "--draws", type=Whole(1, 1_000_000), default=300, show_default=True, help="Tuning runs played."
+)
+@click.option(
+    "--epsilon",
+    type=Real(0, 1, above=True, below=True),
+    default=0.02,
+    show_default=True,
+    help="Promised disagreement.",
+)
+@click.option(
+    "--delta",
+    type=Real(0, 1, above=True, below=True),
+    default=0.1,
+    show_default=True,
+    help="Chance of a broken promise a run.",
+)
+@click.option(
+    "--search",
+    type=Whole(1, 10_000_000),
+    default=1_000,
+    show_default=True,
+    help="Audits searched on.",
+)
+@click.option(
+    "--certify",
+    type=Whole(1, 10_000_000),
+    default=1_500,
+    show_default=True,
+    help="Most audits of the first look.",
+)
+@click.option(
+    "--seed", type=Whole(0, SEED), default=0, show_default=True, help="Of the pool and the draws."
+)
 @click.option("--pool", default=SYNTHETIC, show_default=True, help="synthetic, or a model's name.")
 @click.option("--records", default="", help="URI#NAMESPACE/MODEL: audit records as the pool.")
-@click.option("--pool-size", default=100_000, show_default=True, help="Of the synthetic pool.")
-@click.option("--exits", default=5, show_default=True, help="Of the synthetic pool.")
-@click.option("--session-length", default=1, show_default=True, help="Of the synthetic pool.")
+@click.option(
+    "--pool-size",
+    type=Whole(100, 10_000_000),
+    default=100_000,
+    show_default=True,
+    help="Of the synthetic pool.",
+)
+@click.option(
+    "--exits", type=Whole(1, MAX_EXITS), default=5, show_default=True, help="Of the synthetic pool."
+)
+@click.option(
+    "--session-length",
+    type=Whole(1, 1_000_000),
+    default=1,
+    show_default=True,
+    help="Of the synthetic pool.",
+)
 @output_option
 def command(
     draws: int,

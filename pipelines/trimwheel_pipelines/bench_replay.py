@@ -16,7 +16,9 @@ import click
 import numpy as np
 import numpy.typing as npt
 
+from trimwheel_api.policy import MAX_EXITS
 from trimwheel_console import NEGATIVE, emit, output_option, progress, text_table
+from trimwheel_console.ranges import SEED, Whole
 from trimwheel_pipelines.bench_host import host
 from trimwheel_pipelines.bench_pools import SYNTHETIC, load_pool
 from trimwheel_pipelines.replay import Outcome, ReplayRecords, ReplayTable, replay_reference
@@ -82,11 +84,34 @@ class NumpyReplay:
 
 
 @click.command("replay", short_help="Threshold vectors scored a second and core.")
-@click.option("--records", "rows", default=5_000, show_default=True, help="Records replayed.")
-@click.option("--exits", default=5, show_default=True, help="Exits before full depth.")
-@click.option("--vectors", default=262_144, show_default=True, help="Vectors a round.")
-@click.option("--rounds", default=7, show_default=True, help="Interleaved rounds.")
-@click.option("--seed", default=0, show_default=True, help="Of the vectors and the pool.")
+@click.option(
+    "--records",
+    "rows",
+    type=Whole(1, 10_000_000),
+    default=5_000,
+    show_default=True,
+    help="Records replayed.",
+)
+@click.option(
+    "--exits",
+    type=Whole(1, MAX_EXITS),
+    default=5,
+    show_default=True,
+    help="Exits before full depth.",
+)
+@click.option(
+    "--vectors",
+    type=Whole(1, 16_777_216),
+    default=262_144,
+    show_default=True,
+    help="Vectors a round.",
+)
+@click.option(
+    "--rounds", type=Whole(1, 1_000), default=7, show_default=True, help="Interleaved rounds."
+)
+@click.option(
+    "--seed", type=Whole(0, SEED), default=0, show_default=True, help="Of the vectors and the pool."
+)
 @click.option("--pool", default=SYNTHETIC, show_default=True, help="Where records come from.")
 @output_option
 def command(

@@ -14,6 +14,7 @@ import click
 from trimwheel_api.errors import SpecInvalid
 from trimwheel_api.values import NAME_PATTERN
 from trimwheel_console import NEGATIVE, emit, output_option, text_table
+from trimwheel_console.ranges import Whole
 
 _LEDGER_URL = click.option(
     "--url",
@@ -36,7 +37,13 @@ def ledger() -> None:
 @ledger.command(short_help="List decisions, oldest first.")
 @_LEDGER_URL
 @click.option("--model", default="", help="Only this model, as NAMESPACE/NAME.")
-@click.option("--limit", default=50, show_default=True, help="Only the newest so many; 0: all.")
+@click.option(
+    "--limit",
+    type=Whole(0, 1_000_000),
+    default=50,
+    show_default=True,
+    help="Only the newest so many; 0: all.",
+)
 @output_option
 def show(url: str, model: str, limit: int, output: str) -> None:
     """List decisions, oldest first; -o json shows the evidence of each."""

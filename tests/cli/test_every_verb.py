@@ -1,0 +1,88 @@
+"""Over all verbs: no number, file or address ends in a traceback, and reading creates nothing."""
+
+from __future__ import annotations
+
+import click
+import pytest
+from click.testing import CliRunner
+from tests.cli.verbs import VERBS, required
+
+from trimwheel_cli.main import cli
+from trimwheel_console.ranges import Real, Whole, WholeList
+
+NUMBERS = [
+    (verb, param)
+    for verb, command in VERBS.items()
+    for param in command.params
+    if isinstance(param.type, (Whole, Real, WholeList))
+]
+NO_NUMBERS = ("nan", "NaN", "inf", "-inf", "1e400", "-1e400", "9" * 25, "9" * 5000, "-1", "", "x",
+              "0x10", "1_0", "١٢", "1,,2", "None", "true")  # fmt: skip
+
+
+def ends(verb: str, *words: str, stdin: str | None = None) -> tuple[int, str]:
+    """Exit code and everything said; fails on anything but a sentence."""
+    done = CliRunner().invoke(cli, [*verb.split(), *words], input=stdin)
+    if done.exc_info is not None and not isinstance(done.exception, (SystemExit, type(None))):
+        raise AssertionError(f"{verb} {words}: traceback") from done.exception
+    assert "Traceback" not in done.output
+    return done.exit_code, done.output
+
+
+def test_every_number_of_every_verb_has_a_smallest_and_a_largest_value() -> None:
+    free = [
+        f"{verb} {param.opts[0]}: {param.type}"
+        for verb, command in VERBS.items()
+        for param in command.params
+        if isinstance(param.type, (type(click.INT), type(click.FLOAT), click.IntRange,
+                                   click.FloatRange))
+        and not isinstance(param.type, (Whole, Real))
+    ]  # fmt: skip
+    assert free == []
+    assert len(NUMBERS) > 30
+
+
+@pytest.mark.parametrize(
+    ("verb", "param"), NUMBERS, ids=[f"{verb} {param.opts[0]}" for verb, param in NUMBERS]
+)
+def test_what_is_no_number_in_range_is_refused_with_the_option_and_the_range(
+    verb: str, param: click.Parameter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = VERBS[verb]
+    monkeypatch.setattr(command, "callback", lambda **_: pytest.fail("the verb was run"))
+    for value in NO_NUMBERS:
+        given = f"{param.opts[0]}={value}"
+        code, said = ends(verb, given, *required(command, param))
+        assert code == 2, (value, said)
+        assert param.opts[0] in said, said
+        assert any(word in said for word in ("range", "whole number from", "list of")), said
+        assert len(said) < 1200, "the value is shortened"
+
+
+@pytest.mark.parametrize(
+    ("verb", "param"), NUMBERS, ids=[f"{verb} {param.opts[0]}" for verb, param in NUMBERS]
+)
+def test_a_default_lies_in_its_own_range(verb: str, param: click.Parameter) -> None:
+    default = param.get_default(click.Context(VERBS[verb]))
+    if default is None or "UNSET" in str(default):
+        return
+    values = default if param.multiple else [default]
+    for value in values:
+        param.type.convert(str(value), param, None)
+
+
+def test_numbers_from_the_environment_are_held_to_the_same_range(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = 0
+    for verb, param in NUMBERS:
+        if not param.envvar:
+            continue
+        seen += 1
+        for value in ("nan", "-1", "9" * 25, "x"):
+            monkeypatch.setenv(str(param.envvar), value)
+            code, said = ends(verb, *required(VERBS[verb]))
+            assert code == 2 and param.opts[0] in said, said
+            assert value == "-1" or f"(from {param.envvar})" in said, said
+        monkeypatch.delenv(str(param.envvar))
+    assert seen >= 4
