@@ -5,17 +5,19 @@ Reads only. What the caller may not read is skipped and said, never taken for he
 
 from __future__ import annotations
 
+import http.client
 import json
-import urllib.error
+import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import click
 
 from trimwheel_api import names
-from trimwheel_api.errors import InvalidInput, Refused, Unavailable
+from trimwheel_api.errors import InvalidInput, Refused, Unavailable, quote
 from trimwheel_cli import checks
 from trimwheel_cli.checks import Check
 from trimwheel_cli.kube import Kube, connect, kube_options
@@ -28,6 +30,8 @@ _ADMISSION = "admissionregistration.k8s.io"
 _MONITORING = "monitoring.coreos.com"
 _SCRAPED = (names.COMPONENT_OPERATOR, names.COMPONENT_PIPELINES, names.COMPONENT_WORKER)
 HTTP_SECONDS = 5.0
+HTTP_BYTES = 64 << 20
+"""Prometheus' targets of a large cluster are some megabytes."""
 
 
 @click.command("doctor", short_help=COMMANDS["doctor"].summary)
@@ -71,20 +75,23 @@ def _all(kube: Kube, release: str, prometheus: str | None, mlflow: str | None) -
     yield _guarded("operator", lambda: _deployment(kube, release, names.COMPONENT_OPERATOR))
     yield _guarded("pipelines", lambda: _deployment(kube, release, names.COMPONENT_PIPELINES))
     yield _guarded("operator lock", lambda: _lease(kube, release))
-    yield _prometheus(prometheus)
+    yield _service("Prometheus", prometheus, _prometheus, "--prometheus or PROMETHEUS_URL")
     if prometheus:
         yield _guarded("scraping", lambda: _scraping(kube, prometheus))
-    yield _answers("MLflow", mlflow, "/health", "--mlflow or MLFLOW_TRACKING_URI")
+    yield _service("MLflow", mlflow, _mlflow, "--mlflow or MLFLOW_TRACKING_URI")
 
 
 def _guarded(name: str, look: Callable[[], Check]) -> Check:
-    """A check whose reading may be refused or may not answer."""
+    """A check whose reading may be refused, may not answer, or answers with something else."""
     try:
         return look()
     except Refused as error:
         return Check(name, "skipped", f"not allowed to look: {error}")
-    except Unavailable as error:
+    except (Unavailable, InvalidInput) as error:
         return Check(name, "failed", str(error))
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        found = f"the answer has another form than it must have ({type(error).__name__}: {error})"
+        return Check(name, "failed", found, "is the address right, and its version supported?")
 
 
 def _kinds(kube: Kube) -> Check:
@@ -109,10 +116,6 @@ def _lease(kube: Kube, release: str) -> Check:
     return checks.check_lease(lease, datetime.now(UTC))
 
 
-def _prometheus(url: str | None) -> Check:
-    return _answers("Prometheus", url, "/-/ready", "--prometheus or PROMETHEUS_URL")
-
-
 def _scraping(kube: Kube, prometheus: str) -> Check:
     ours = f"{names.LABEL_PART_OF}={names.PART_OF}"
     # Jobs come and go between scrapes and expose nothing.
@@ -128,31 +131,57 @@ def _scraping(kube: Kube, prometheus: str) -> Check:
     return checks.check_targets(lasting, targets, checks.unselected_monitors(monitors, servers))
 
 
-def _answers(name: str, url: str | None, path: str, option: str) -> Check:
+def _service(name: str, url: str | None, look: Callable[[str], str], option: str) -> Check:
+    """A service by its address: that it answers, and that the answer is its own."""
     if not url:
         return Check(name, "skipped", f"no address: {option}")
-    try:
-        _get(url.rstrip("/") + path)
-    except Unavailable as error:
-        return Check(name, "failed", str(error), f"is {url} what this machine reaches?")
-    return Check(name, "ok", url)
+    said = _guarded(name, lambda: Check(name, "ok", look(url.rstrip("/"))))
+    remedy = f"is {url} what this machine reaches?" if said.outcome == "failed" else said.remedy
+    return replace(said, remedy=remedy)
+
+
+def _prometheus(url: str) -> str:
+    """Asks what everything else asks: a query; whatever speaks Prometheus' API can answer it."""
+    answer = _get_json(f"{url}/api/v1/query?query=vector(1)")
+    data = answer.get("data")
+    if answer.get("status") != "success" or not isinstance(data, dict) or "result" not in data:
+        raise Unavailable(f"{url} answers a query with something else than Prometheus' API")
+    return url
+
+
+def _mlflow(url: str) -> str:
+    """MLflow's tracking server says OK, and no other word."""
+    said = _get(f"{url}/health")
+    if said.strip() != b"OK":
+        shown = quote(said[:40].decode(errors="replace"))
+        raise Unavailable(f"{url}/health answers {shown}, where MLflow says OK")
+    return url
 
 
 def _get(url: str) -> bytes:
+    """The body behind an address, within `HTTP_SECONDS` and `HTTP_BYTES`."""
     if not url.startswith(("http://", "https://")):
         raise InvalidInput("address", "must begin with http:// or https://", url)
+    deadline = time.monotonic() + HTTP_SECONDS
+    body = bytearray()
     try:
         with urllib.request.urlopen(url, timeout=HTTP_SECONDS) as answer:
-            return bytes(answer.read())
-    except (urllib.error.URLError, OSError) as error:
+            while data := answer.read1(1 << 16):
+                body += data
+                if time.monotonic() > deadline or len(body) > HTTP_BYTES:
+                    raise Unavailable(f"{url} answers without end")
+    except (OSError, http.client.HTTPException, ValueError) as error:
         raise Unavailable(f"{url} does not answer ({error})") from error
+    return bytes(body)
 
 
 def _get_json(url: str) -> dict[str, Any]:
     try:
-        value: dict[str, Any] = json.loads(_get(url))
-    except json.JSONDecodeError as error:
+        value = json.loads(_get(url))
+    except (ValueError, RecursionError) as error:
         raise Unavailable(f"{url} answers something else than JSON") from error
+    if not isinstance(value, dict):
+        raise Unavailable(f"{url} answers something else than an object")
     return value
 
 

@@ -16,7 +16,7 @@ from kubernetes import client
 from pydantic import BaseModel
 
 from trimwheel_api.errors import SetupFailed
-from trimwheel_kube.answers import NotFound
+from trimwheel_kube.answers import NotFound, checked_items, checked_object, no_kubernetes
 from trimwheel_kube.connection import Connection
 from trimwheel_kube.connection import connect as connect_by
 from trimwheel_kube.objects import WAIT, Objects, read
@@ -84,7 +84,10 @@ class Kube:
     def version(self) -> str:
         """The API server's version. Raises Unavailable when it does not answer."""
         with self._objects.translated():
-            return str(client.VersionApi(self.connection.api).get_code(**WAIT).git_version)
+            found = client.VersionApi(self.connection.api).get_code(**WAIT)
+        if not getattr(found, "git_version", None):
+            raise no_kubernetes(self.server, "no version")
+        return str(found.git_version)
 
     def read(
         self, group: str, plural: str, *, namespace: str = "", name: str = "", selector: str = ""
@@ -100,7 +103,9 @@ class Kube:
                 found = call(*where, *([name] if name else []), **filtered, **WAIT)
         except (NotFound, SetupFailed):
             return None
-        return dict(found)
+        if name:
+            return checked_object(self.server, found)
+        return {"items": checked_items(self.server, found)}
 
     def pods(self, selector: str) -> list[dict[str, Any]]:
         """Pods of all namespaces with some labels."""
@@ -108,8 +113,8 @@ class Kube:
             answer = client.CoreV1Api(self.connection.api).list_pod_for_all_namespaces(
                 label_selector=selector, _preload_content=False, **WAIT
             )
-            items = json.loads(answer.data)["items"]
-        return list(items)
+            found = json.loads(answer.data)
+        return checked_items(self.server, found)
 
     def whoami(self) -> str:
         """The username under which the API server sees the caller."""

@@ -88,7 +88,7 @@ def read_document(file: str) -> Any:
     content = documents.read_document(file, "FILE", PolicyInvalid)
     if not isinstance(content, dict) or content.get("kind") != "AdaptivePolicy":
         return content
-    spec = content.get("spec") or {}
+    spec = {} if content.get("spec") is None else content["spec"]
     if not isinstance(spec, dict):
         raise PolicyInvalid("spec", "must be an object in an AdaptivePolicy", spec)
     return spec.get("policy", {})

@@ -28,16 +28,16 @@ def read_text(file: str | Path, field: str) -> str:
     """A text file, `-` for standard input. Raises InvalidInput."""
     try:
         with click.open_file(str(file), "rb") as stream:
-            data = stream.read(MAX_BYTES + 1)
+            data: bytes = stream.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise InvalidInput(field, f"must name a readable file ({reason})", str(file)) from error
+        raise InvalidInput(field, f"must be a readable text file ({reason})", str(file)) from error
     if len(data) > MAX_BYTES:
         raise InvalidInput(field, f"must be at most {MAX_BYTES:,} bytes long", str(file))
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InvalidInput(field, f"must be UTF-8 text ({error})", str(file)) from error
+        raise InvalidInput(field, f"must be a readable text file ({error})", str(file)) from error
 
 
 def read_document(file: str | Path, field: str, invalid: type[InvalidInput] = InvalidInput) -> Any:

@@ -42,6 +42,34 @@ def translated(server: str) -> Iterator[None]:
         raise error_of(error) from error
     except NETWORK as error:
         raise Unavailable(f"the API server at {server} does not answer ({error})") from error
+    except (ValueError, RecursionError) as error:  # HTML, bytes: the client takes any for JSON
+        raise no_kubernetes(server, error) from error
+
+
+def no_kubernetes(server: str, error: object) -> Unavailable:
+    """What answers there is no API server, or something before it answers in its place."""
+    said = " ".join(str(error).split())[:200]
+    return Unavailable(
+        f"{server} does not answer as an API server of Kubernetes does ({said}): is that its "
+        "address, and is nothing between, such as a proxy that wants a login?"
+    )
+
+
+def checked_object(server: str, answer: Any) -> dict[str, Any]:
+    """An answer that has to be one object. Raises Unavailable when it is none."""
+    made: dict[str, Any] = answer if isinstance(answer, dict) else {}
+    meta = made.get("metadata")
+    if not isinstance(meta, dict) or not isinstance(meta.get("name"), str):
+        raise no_kubernetes(server, f"{type(answer).__name__} without metadata.name")
+    return made
+
+
+def checked_items(server: str, answer: Any) -> list[dict[str, Any]]:
+    """The objects of an answer that has to be a list. Raises Unavailable when it is none."""
+    items = answer.get("items") if isinstance(answer, dict) else None
+    if not isinstance(items, list):
+        raise no_kubernetes(server, f"{type(answer).__name__} without items")
+    return [checked_object(server, item) for item in items]
 
 
 def words_of(error: ApiException) -> str:
@@ -51,7 +79,8 @@ def words_of(error: ApiException) -> str:
 
 def error_of(error: ApiException) -> TrimwheelError:
     """The Trimwheel error of an answer; the message stays the server's."""
-    message, details = words_of(error), _body(error).get("details") or {}
+    message, details = words_of(error), _body(error).get("details")
+    details = details if isinstance(details, dict) else {}
     status = int(error.status or 0)
     if status == HTTPStatus.NOT_FOUND:
         return _not_found(details)
@@ -63,7 +92,9 @@ def error_of(error: ApiException) -> TrimwheelError:
     if status == HTTPStatus.CONFLICT:
         return Conflict(message)
     if status == HTTPStatus.UNPROCESSABLE_ENTITY:
-        cause = (details.get("causes") or [{}])[0]
+        causes = details.get("causes")
+        first = causes[0] if isinstance(causes, list) and causes else {}
+        cause = first if isinstance(first, dict) else {}
         field = cause.get("field") or "object"
         return SpecInvalid(field, cause.get("message") or message, details.get("name"))
     if status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -74,7 +105,7 @@ def error_of(error: ApiException) -> TrimwheelError:
 def _body(error: ApiException) -> dict[str, Any]:
     try:
         found = json.loads(error.body or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -12,8 +12,12 @@ from yaml import YAMLError
 
 from trimwheel_api.errors import SetupFailed
 
-_MALFORMED = (YAMLError, TypeError, KeyError, ValueError, AttributeError, OSError)
+_MALFORMED = (
+    YAMLError, TypeError, KeyError, IndexError, ValueError, AttributeError, OSError, RecursionError,
+)  # fmt: skip
 """What the client library raises on a file that is no kubeconfig: it looks at no type."""
+_LARGEST = 4 << 20
+"""Bytes of a kubeconfig; reading more as YAML takes a minute."""
 _POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -50,6 +54,7 @@ def connect(
     if connections is not None:
         settings.connection_pool_maxsize = connections
     try:
+        _check_sizes(named)
         config.load_kube_config(named, context, settings, persist_config=False)
         namespace = _context_namespace(named, context)
     except ConfigException as error:
@@ -59,6 +64,13 @@ def connect(
     except _MALFORMED as error:
         raise _unusable(named, error) from error
     return Connection(client.ApiClient(settings), namespace)
+
+
+def _check_sizes(named: str | None) -> None:
+    for part in (named or "").split(os.pathsep):
+        size = os.stat(part).st_size if part and os.path.isfile(part) else 0
+        if size > _LARGEST:
+            raise ValueError(f"{size:,} bytes are more than {_LARGEST:,}")
 
 
 def _unusable(named: str | None, error: Exception) -> SetupFailed:

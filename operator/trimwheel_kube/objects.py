@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from trimwheel_api import names
 from trimwheel_api.errors import SpecInvalid
 from trimwheel_api.kinds import PLURALS
-from trimwheel_kube.answers import translated
+from trimwheel_kube.answers import checked_items, checked_object, translated
 
 TIMEOUT_SECONDS = 10.0
 WAIT = {"_request_timeout": TIMEOUT_SECONDS}
@@ -37,9 +37,10 @@ class Objects:
     def get(self, kind: str, namespace: str, name: str) -> Json:
         """One object. Raises NotFound when there is none of that name."""
         with self.translated():
-            return dict(
-                self._custom.get_namespaced_custom_object(*_where(kind, namespace), name, **WAIT)
+            found = self._custom.get_namespaced_custom_object(
+                *_where(kind, namespace), name, **WAIT
             )
+        return checked_object(self._server, found)
 
     def list(self, kind: str, namespace: str = "") -> list[Json]:
         """All objects of a kind, in one namespace or everywhere, oldest first."""
@@ -49,7 +50,8 @@ class Objects:
             else:
                 group, version, _, plural = _where(kind, "")
                 found = self._custom.list_cluster_custom_object(group, version, plural, **WAIT)
-        return sorted(found["items"], key=lambda item: item["metadata"]["creationTimestamp"])
+        items = checked_items(self._server, found)
+        return sorted(items, key=lambda item: str(item["metadata"].get("creationTimestamp")))
 
     def create(self, kind: str, metadata: Mapping[str, Any], spec: Mapping[str, Any]) -> Json:
         """Create an object in `metadata["namespace"]`.
@@ -63,11 +65,10 @@ class Objects:
             "spec": dict(spec),
         }
         with self.translated():
-            return dict(
-                self._custom.create_namespaced_custom_object(
-                    *_where(kind, metadata["namespace"]), body, field_manager=self._manager, **WAIT
-                )
+            made = self._custom.create_namespaced_custom_object(
+                *_where(kind, metadata["namespace"]), body, field_manager=self._manager, **WAIT
             )
+        return checked_object(self._server, made)
 
     def merge(self, kind: str, namespace: str, name: str, body: Mapping[str, Any]) -> Json:
         """Merge a patch into an object."""
@@ -110,23 +111,26 @@ class Objects:
 
     def translated(self) -> AbstractContextManager[None]:
         """The context in which requests to this server run."""
-        return translated(str(self._api.configuration.host))
+        return translated(self._server)
+
+    @property
+    def _server(self) -> str:
+        return str(self._api.configuration.host)
 
     def _patch(
         self, part: str, kind: str, namespace: str, name: str, body: Mapping[str, Any]
     ) -> Json:
         call = getattr(self._custom, f"patch_namespaced_custom_object{part}")
         with self.translated():
-            return dict(
-                call(
-                    *_where(kind, namespace),
-                    name,
-                    dict(body),
-                    field_manager=self._manager,
-                    _content_type=MERGE,
-                    **WAIT,
-                )
+            changed = call(
+                *_where(kind, namespace),
+                name,
+                dict(body),
+                field_manager=self._manager,
+                _content_type=MERGE,
+                **WAIT,
             )
+        return checked_object(self._server, changed)
 
 
 def read(kind: type[KindT], found: Json) -> KindT:

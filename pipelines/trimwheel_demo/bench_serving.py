@@ -186,18 +186,27 @@ def _read(folder: Path) -> dict[str, list[tuple[str, str]]]:
     path = folder / DATA_FILE
     try:
         data: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InvalidInput(
             "--data", f"must hold a readable {DATA_FILE} ({error})", str(folder)
         ) from error
-    missing = [name for name in ("train", "val", "test") if not data.get(name)]
+    parts = ("train", "val", "test")
+    missing = [name for name in parts if not (isinstance(data, dict) and _is_pairs(data.get(name)))]
     if missing:
-        raise InvalidInput(
-            "--data", f"{DATA_FILE} must hold lists {', '.join(missing)}", str(folder)
+        rule = f"{DATA_FILE} must hold lists of [text, label]: {', '.join(missing)}"
+        raise InvalidInput("--data", rule, str(folder))
+    return {name: [(text, label) for text, label in data[name]] for name in parts}
+
+
+def _is_pairs(rows: Any) -> bool:
+    return (
+        isinstance(rows, list)
+        and bool(rows)
+        and all(
+            isinstance(row, list) and len(row) == 2 and all(isinstance(part, str) for part in row)
+            for row in rows
         )
-    return {
-        name: [(text, label) for text, label in data[name]] for name in ("train", "val", "test")
-    }
+    )
 
 
 def _table(value: dict[str, Any]) -> str:

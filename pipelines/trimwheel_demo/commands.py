@@ -9,6 +9,7 @@ import json
 import os
 import shlex
 import sys
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,11 @@ import yaml
 
 from trimwheel_api import names
 from trimwheel_api.errors import SetupFailed
-from trimwheel_console import NEGATIVE, emit, note, output_option, progress, text_table
+from trimwheel_console import NEGATIVE, documents, emit, note, output_option, progress, text_table
 from trimwheel_console.exits import ErrorHandling
 from trimwheel_console.ranges import SEED, Real, Whole
 from trimwheel_demo import load as generator
-from trimwheel_demo.places import MODEL, NAMESPACE, default_places
+from trimwheel_demo.places import MODEL, NAMESPACE, default_places, read_session
 
 
 def session() -> dict[str, str]:
@@ -33,9 +34,9 @@ def session() -> dict[str, str]:
     path = default_places().session
     if not path.exists():
         return _of_cluster()
-    found: dict[str, str] = json.loads(path.read_text())
-    found["PATH"] += os.pathsep + os.environ.get("PATH", os.defpath)
-    return found
+    found = read_session(path)
+    ambient = os.environ.get("PATH", os.defpath)
+    return found | {"PATH": os.pathsep.join(filter(None, [found.get("PATH"), ambient]))}
 
 
 def _of_cluster() -> dict[str, str]:
@@ -77,7 +78,7 @@ def load() -> None:
 
 
 @load.command("start", short_help="Start the load, or change a running one.")
-@click.option("--rate", type=Real(0.1, 5000), default=None, help="Requests a second.")
+@click.option("--rate", type=Real(generator.SLOWEST, generator.FASTEST), help="Requests a second.")
 @click.option("--mix", type=click.Choice(sorted(generator.MIXES)), default=None, help="Traffic.")
 @output_option
 def load_start(rate: float | None, mix: str | None, output: str) -> None:
@@ -124,17 +125,26 @@ def load_stop(output: str) -> None:
 )
 @output_option
 def load_status(seconds: int, output: str) -> None:
-    """Rate, codes and latency of the last seconds, as the clients see them; exit 1 when idle."""
+    """Rate, codes and latency of the last seconds, as the clients see them; exit 1 when idle.
+
+    `age_seconds` is how long ago the newest of these seconds ended. Older ones are not shown: a
+    generator that reports nothing counts as idle too.
+    """
     folder = generator.Folder(default_places().load)
     running = folder.running() is not None
-    rows = generator.windows(folder)[-seconds:] if running else []
+    now = time.time()
+    # A window is written when its second is over: the last one began up to two seconds ago.
+    rows = generator.windows(folder, since=now - seconds - 2)[-seconds:] if running else []
     value: dict[str, Any] = {"running": running} | generator.summary(rows)
+    value["age_seconds"] = round(now - rows[-1]["start"] - 1, 1) if rows else None
     if running:
         control = folder.read_control()
         value |= {"rate": control.rate, "mix": control.mix}
-    text = "\n".join(f"{key:<9} {item}" for key, item in value.items())
+    text = "\n".join(f"{key:<11} {item}" for key, item in value.items())
+    if running and not rows:
+        text += f"\nnothing was reported in the last {seconds} s: read {folder.log}"
     emit(value, output, table=text)
-    if not running:
+    if not running or not rows:
         sys.exit(NEGATIVE)
 
 
@@ -193,7 +203,9 @@ def check(output: str) -> None:
     path = Path(found.get("TRIMWHEEL_REPORT") or "")
     if not path.is_file():
         raise SetupFailed("there is no report of a demo: play one with `make demo`")
-    report = json.loads(path.read_text())
+    report = documents.read_object(path, "TRIMWHEEL_REPORT")
+    if not _is_report(report):
+        raise SetupFailed(f"{path} is no report of a demo: play one with `make demo`")
     readings = []
     with progress() as bar:
         task = bar.add_task("reading claims again", total=len(claims(report["stages"])))
@@ -209,6 +221,13 @@ def check(output: str) -> None:
     emit(value | {"readings": [asdict(one) for one in readings]}, output, table=table)
     if untrue:
         sys.exit(NEGATIVE)
+
+
+def _is_report(report: dict[str, Any]) -> bool:
+    stages = report.get("stages")
+    return isinstance(stages, list) and all(
+        isinstance(row, dict) and isinstance(row.get("evidence"), list) for row in stages
+    )
 
 
 @demo.command("register", short_help="Register the trained encoder; print its AdaptiveModel.")

@@ -25,11 +25,14 @@ from typing import Any
 import aiohttp
 
 from trimwheel_api import names
+from trimwheel_api.errors import InvalidInput, SetupFailed
 from trimwheel_demo import corpus
 
 BASE_MIX = {"heldout": 1.0}
 DRIFTED_MIX = {"comments": 1.0}
 MIXES = {"base": BASE_MIX, "drifted": DRIFTED_MIX}
+SLOWEST, FASTEST = 0.1, 5000.0
+"""Requests a second."""
 MAX_IN_FLIGHT = 1000
 """Beyond this the schedule is skipped and counted: the server is lost, memory should not be."""
 SESSION_LENGTHS = (1, 2, 3)
@@ -47,6 +50,14 @@ class Control:
     rate: float = 100.0
     mix: str = "base"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises InvalidInput: NaN for a rate would send without a pause until memory ends."""
+        number = isinstance(self.rate, (int, float)) and not isinstance(self.rate, bool)
+        if not number or not SLOWEST <= self.rate <= FASTEST:
+            raise InvalidInput("rate", f"must be from {SLOWEST} to {FASTEST} a second", self.rate)
+        if self.mix not in MIXES:
+            raise InvalidInput("mix", f"must be one of {', '.join(sorted(MIXES))}", self.mix)
 
 
 @dataclass(slots=True)
@@ -68,6 +79,10 @@ class Window:
         return json.dumps({name: getattr(self, name) for name in self.__slots__}) + "\n"
 
 
+_FIELDS = {"start", "sent", "skipped", "codes", "digests", "milliseconds"}
+"""What a window must have to be summed."""
+
+
 class Folder:
     """The generator's files, seen from either side."""
 
@@ -79,8 +94,13 @@ class Folder:
         self.log = path / "load.log"
 
     def read_control(self) -> Control:
-        """The newest instructions."""
-        return Control(**json.loads(self.control.read_text()))
+        """The newest instructions. Raises SetupFailed when the file is damaged."""
+        try:
+            return Control(**json.loads(self.control.read_text()))
+        except (OSError, ValueError, TypeError, RecursionError, InvalidInput) as error:
+            raise SetupFailed(
+                f"{self.control} cannot be read ({error}): remove it, and start the load again"
+            ) from error
 
     def write_control(self, control: Control) -> None:
         """Replace the instructions; the generator follows within a fifth of a second."""
@@ -134,9 +154,20 @@ def windows(
     """The one-second windows that began in [since, until), oldest first."""
     if not folder.windows.exists():
         return []
-    with folder.windows.open() as lines:
-        rows = [json.loads(line) for line in lines if line.endswith("\n")]
+    with folder.windows.open(errors="replace") as lines:
+        rows = [row for line in lines if (row := _window(line)) is not None]
     return [row for row in rows if since <= row["start"] < until]
+
+
+def _window(line: str) -> dict[str, Any] | None:
+    """A line as it was written; None for one that is half written or damaged."""
+    try:
+        row = json.loads(line) if line.endswith("\n") else None
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or not _FIELDS <= row.keys():
+        return None
+    return row if isinstance(row["start"], (int, float)) else None
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:

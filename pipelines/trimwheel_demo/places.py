@@ -1,16 +1,17 @@
 """Where the demo keeps its things, and what it calls them.
 
-Used by every module of this package; reads the environment, touches no file.
+Used by every module of this package; reads the environment and the session file, writes nothing.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from trimwheel_api.errors import InvalidInput
+from trimwheel_api.errors import InvalidInput, SetupFailed
 from trimwheel_local.names import MAX_INDEX
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,3 +70,18 @@ def whole_number(environ: Mapping[str, str], name: str, largest: int) -> int:
         rule = f"must be a whole number from 0 to {largest}"
         raise InvalidInput(name, rule, text, f"Leave it out, or set {name}=1")
     return int(text)
+
+
+def read_session(path: Path) -> dict[str, str]:
+    """What a demo left for other commands. Raises SetupFailed when it is damaged."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise SetupFailed(_damaged(path, str(error))) from error
+    if not isinstance(found, dict) or not all(isinstance(one, str) for one in found.values()):
+        raise SetupFailed(_damaged(path, "it holds something else than texts by name"))
+    return found
+
+
+def _damaged(path: Path, reason: str) -> str:
+    return f"{path} cannot be read ({reason}): remove it, then `make demo` or `make down` goes on"

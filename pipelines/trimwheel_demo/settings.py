@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -20,6 +21,7 @@ from trimwheel_api.kinds import AdaptiveModel, dump
 from trimwheel_api.kinds.adaptive_model import AdaptiveModelSpec
 from trimwheel_api.policy import parse_policy
 from trimwheel_cli.policies import read_document
+from trimwheel_console import documents
 from trimwheel_demo.places import MODEL, NAMESPACE, ROOT, Places, whole_number
 
 MAX_SEED = 2**31 - 1
@@ -58,16 +60,51 @@ class Options:
         """
         bad, kubeconfig = environ.get("BAD_POLICY"), environ.get("TRIMWHEEL_USE_KUBECONFIG")
         values = environ.get("TRIMWHEEL_VALUES")
+        if values:
+            documents.read_object(values, "TRIMWHEEL_VALUES")
         return cls(
             seed=whole_number(environ, "SEED", MAX_SEED),
-            detach=environ.get("DETACH") in ("1", "true", "yes"),
+            detach=_switch(environ, "DETACH"),
             bad_policy=_policy_in(bad) if bad else None,
-            report=Path(environ.get("REPORT") or "build/demo-report.json"),
-            kubeconfig=Path(kubeconfig) if kubeconfig else None,
-            prometheus=environ.get("TRIMWHEEL_USE_PROMETHEUS", ""),
-            mlflow=environ.get("TRIMWHEEL_USE_MLFLOW", ""),
+            report=_report_in(environ),
+            kubeconfig=_kubeconfig_in(kubeconfig) if kubeconfig else None,
+            prometheus=_address_in(environ, "TRIMWHEEL_USE_PROMETHEUS"),
+            mlflow=_address_in(environ, "TRIMWHEEL_USE_MLFLOW"),
             values=Path(values) if values else None,
         )
+
+
+def _switch(environ: Mapping[str, str], name: str) -> bool:
+    text = environ.get(name, "").lower()
+    if text not in ("", "0", "1", "true", "false", "yes", "no"):
+        raise InvalidInput(name, "must be 1 or 0", text, f"Leave it out, or set {name}=1")
+    return text in ("1", "true", "yes")
+
+
+def _report_in(environ: Mapping[str, str]) -> Path:
+    path = Path(environ.get("REPORT") or "build/demo-report.json")
+    if path.is_dir() or (path.parent.exists() and not path.parent.is_dir()):
+        raise InvalidInput("REPORT", "must name a file that can be written", str(path))
+    return path
+
+
+def _kubeconfig_in(text: str) -> Path:
+    if not Path(text).is_file():
+        rule = "must name a kubeconfig that is there"
+        raise InvalidInput("TRIMWHEEL_USE_KUBECONFIG", rule, text)
+    return Path(text)
+
+
+def _address_in(environ: Mapping[str, str], name: str) -> str:
+    text = environ.get(name, "")
+    try:
+        parts = urlsplit(text)
+        good = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1)
+    except ValueError:  # a bracket or port that cannot be read
+        good = False
+    if text and not good:
+        raise InvalidInput(name, "must be an address such as http://127.0.0.1:9090", text)
+    return text
 
 
 def _policy_in(file: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import yaml
 
 from trimwheel_api import names
 from trimwheel_api.errors import SetupFailed
+from trimwheel_console import documents
 from trimwheel_demo import load
 from trimwheel_demo.existing import ExistingCluster
 from trimwheel_demo.kube import Kube
@@ -33,6 +34,7 @@ from trimwheel_demo.places import (
     ROOT,
     WAIVER,
     Places,
+    read_session,
 )
 from trimwheel_demo.report import Report
 from trimwheel_demo.settings import Options, chart_values
@@ -160,7 +162,7 @@ def _addons(cluster: AnyCluster, options: Options) -> None:
 
 def _values(cluster: AnyCluster, places: Places, options: Options) -> dict[str, Any]:
     shape = options.values or ROOT / "charts" / "trimwheel" / "ci" / "embedded-values.yaml"
-    values: dict[str, Any] = yaml.safe_load(shape.read_text())
+    values = documents.read_object(shape, "TRIMWHEEL_VALUES")
     prometheus = options.prometheus or PROMETHEUS_SERVICE
     ours = chart_values(places, prometheus, options.mlflow or MLFLOW_SERVICE)
     if isinstance(cluster, ExistingCluster):  # its records and ledger are named by its own values
@@ -265,7 +267,7 @@ def save_session(world: World) -> None:
 def take_down(places: Places) -> bool:
     """Stop and remove all of a demo; False when there was nothing."""
     load.stop(load.Folder(places.load))
-    found = json.loads(places.session.read_text()) if places.session.exists() else {}
+    found = read_session(places.session) if places.session.exists() else {}
     cluster = Cluster(places.state, places.index)
     there = bool(found) or cluster.layout.root.exists()
     foreign = Path(found.get("KUBECONFIG", cluster.kubeconfig))

@@ -8,6 +8,7 @@ the packages that train them.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Final
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from scipy.special import expit
 
 from trimwheel_api.errors import InvalidInput, NotEnoughData
+from trimwheel_api.values import NAME_PATTERN
 from trimwheel_pipelines.records import RecordReader
 from trimwheel_pipelines.replay import ReplayRecords
 
@@ -58,7 +60,8 @@ def served_pool(address: str) -> Pool:
     """All audit records that the workers of one model have stored; costs are exits passed."""
     uri, _, model = address.partition("#")
     namespace, _, name = model.partition("/")
-    if not (uri and namespace and name):
+    good = re.fullmatch(NAME_PATTERN, namespace) and re.fullmatch(NAME_PATTERN, name)
+    if not (uri and good) or ".." in model:
         raise InvalidInput("records", "must look like URI#NAMESPACE/MODEL", address)
     stored = RecordReader(uri, namespace, name).read(0.0)
     if not len(stored):

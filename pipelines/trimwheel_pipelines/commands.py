@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
+from contextlib import closing
 from typing import Any
 
 import click
@@ -47,18 +48,19 @@ def ledger() -> None:
 @output_option
 def show(url: str, model: str, limit: int, output: str) -> None:
     """List decisions, oldest first; -o json shows the evidence of each."""
-    from trimwheel_pipelines.ledger import Ledger, payload_of
+    from trimwheel_pipelines.ledger import Ledger
 
-    entries = list(Ledger(url).entries(model))
+    with closing(Ledger(url, existing=True)) as opened:
+        entries = list(opened.entries(model))
     entries = entries[-limit:] if limit else entries
 
     def as_json(entry: Any) -> dict[str, Any]:
         plain: dict[str, Any] = entry.model_dump(exclude={"payload_json"})
-        return plain | {"payload": payload_of(entry)}
+        return plain | {"payload": _payload(entry)}
 
     def table() -> str:
         rows = [
-            (entry.seq, entry.at, entry.subject, entry.kind, _gist(payload_of(entry)), entry.actor)
+            (entry.seq, entry.at, entry.subject, entry.kind, _gist(_payload(entry)), entry.actor)
             for entry in entries
         ]
         return text_table(("seq", "at", "model", "event", "what", "actor"), rows)
@@ -73,9 +75,9 @@ def verify(url: str, output: str) -> None:
     """Recompute the hash chain. Exit 1 names the first row where it does not hold."""
     from trimwheel_pipelines.ledger import Ledger
 
-    opened = Ledger(url)
-    broken = opened.verify()
-    count = sum(1 for _ in opened.entries())
+    with closing(Ledger(url, existing=True)) as opened:
+        broken = opened.verify()
+        count = sum(1 for _ in opened.entries())
     answer = {
         "ok": broken is None,
         "entries": count,
@@ -116,14 +118,30 @@ def delete(tenant: str, everything: bool, model: str, uri: str, output: str) -> 
 
     if bool(tenant) == everything:
         raise SpecInvalid("--tenant", "must be given, or --all in its place", tenant)
-    namespace, _, name = model.partition("/")
-    # A name that is a path would lead out of the model's folder.
-    for part in (namespace, name):
-        if not re.match(NAME_PATTERN, part):
-            raise SpecInvalid("--model", "must be NAMESPACE/NAME", model)
-    reader = RecordReader(uri, namespace, name)
+    reader = RecordReader(uri, *_model(model))
+    if not reader.files.aside() and not any(day.files for day in reader.files.days()):
+        raise SpecInvalid("--uri", f"must hold audit records of {model}", uri, "Is it mistyped?")
     gone = erase(reader) if everything else forget(reader, tenant)
     emit({"deleted": gone}, output, table=f"{gone} records deleted")
+
+
+def _model(text: str) -> tuple[str, str]:
+    namespace, _, name = text.partition("/")
+    # A name that is a path would lead out of the model's folder.
+    if not re.fullmatch(NAME_PATTERN, namespace) or not re.fullmatch(NAME_PATTERN, name):
+        raise SpecInvalid("--model", "must be NAMESPACE/NAME", text)
+    return namespace, name
+
+
+def _payload(entry: Any) -> dict[str, Any]:
+    """The evidence of a row, also of one that somebody tampered with: `verify` names it."""
+    from trimwheel_pipelines.ledger import payload_of
+
+    try:
+        payload = payload_of(entry)
+    except (ValueError, TypeError, RecursionError):
+        return {"reason": "unreadable"}
+    return payload if isinstance(payload, dict) else {"reason": "unreadable"}
 
 
 def _gist(payload: dict[str, Any]) -> str:

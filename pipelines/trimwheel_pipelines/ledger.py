@@ -13,14 +13,17 @@ the present.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from sqlalchemy import Connection, Engine, event, make_url, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import URL, Connection, Engine, event, inspect, make_url, text
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlmodel import Field, Session, SQLModel, col, create_engine, select
 
 from trimwheel_api.errors import SpecInvalid, Unavailable
@@ -82,14 +85,18 @@ class Break:
 class Ledger:
     """One database; open it once a process."""
 
-    def __init__(self, url: str) -> None:
-        """Connect and bring the schema up to date.
+    def __init__(self, url: str, *, existing: bool = False) -> None:
+        """Connect and bring the schema up to date; with `existing` only read what is there.
 
-        Raises SpecInvalid for an address that names no database, Unavailable when it is away.
+        Raises SpecInvalid for an address that names no database (with `existing`: no ledger),
+        Unavailable when it is away.
         """
-        self._engine = _engine(url)
+        self._engine = _engine(url, existing)
         with _translated(url):
-            migrate(self._engine)
+            if not existing:
+                migrate(self._engine)
+            elif not inspect(self._engine).has_table("ledger"):
+                raise _no_ledger(url, "the database has no table `ledger`")
 
     def append(self, events: list[Event]) -> int:
         """Write the events that are not there yet, in order, in one transaction.
@@ -183,7 +190,9 @@ def _sha(entry: Entry) -> str:
         entry.seq, entry.at, entry.actor, entry.kind, entry.subject, entry.uid, entry.source_seq,
         entry.payload_json, entry.prev_sha,
     ]  # fmt: skip
-    return sha256(json.dumps(fields, ensure_ascii=False).encode()).hexdigest()
+    # Whoever tampered may have left bytes or halves of characters: those cover nothing either.
+    text_of = json.dumps(fields, ensure_ascii=False, default=repr)
+    return sha256(text_of.encode(errors="surrogatepass")).hexdigest()
 
 
 def _known(session: Session, one: Event) -> bool:
@@ -199,17 +208,10 @@ def _lock(connection: Connection) -> None:
         connection.execute(text("LOCK TABLE ledger IN EXCLUSIVE MODE"))
 
 
-def _engine(url: str) -> Engine:
-    if not url.startswith(("sqlite:///", "postgresql")):
-        raise SpecInvalid(
-            "TRIMWHEEL_LEDGER_URL",
-            "must be a SQLAlchemy address of SQLite or PostgreSQL",
-            url,
-            "For example sqlite:////var/lib/trimwheel/ledger.db",
-        )
-    address = make_url(url)
-    if address.drivername == "postgresql":
-        address = address.set(drivername=POSTGRESQL_DRIVER)
+def _engine(url: str, existing: bool) -> Engine:
+    address = _address(url)
+    if existing and address.get_backend_name() == "sqlite":
+        address = _sqlite_that_is_there(address, url)
     try:
         engine = create_engine(address, pool_pre_ping=True)
     except ImportError as error:
@@ -219,10 +221,57 @@ def _engine(url: str) -> Engine:
             address.drivername,
             "pip install 'trimwheel[postgresql]' brings psycopg",
         ) from error
-    if engine.dialect.name == "sqlite":
+    except (ArgumentError, ValueError) as error:
+        raise _no_address(url) from error
+    if engine.dialect.name == "sqlite" and existing:
+        event.listen(engine, "connect", _prepare_reading)
+    elif engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_immediate)
     return engine
+
+
+def _address(url: str) -> URL:
+    if not url.startswith(("sqlite:///", "postgresql")):
+        raise _no_address(url)
+    try:
+        address = make_url(url)
+    except (ArgumentError, ValueError) as error:  # ValueError: a port that is no number
+        raise _no_address(url) from error
+    if address.drivername == "postgresql":
+        address = address.set(drivername=POSTGRESQL_DRIVER)
+    return address
+
+
+def _sqlite_that_is_there(address: URL, url: str) -> URL:
+    """SQLite makes a file of every address; with `mode=rw` it opens those that are there."""
+    name = address.database or ":memory:"
+    if name == ":memory:" or not Path(name).is_file():
+        raise _no_ledger(url, "there is no such file")
+    place = f"file:{quote(str(Path(name).resolve()))}"
+    return address.set(database=place, query={"mode": "rw", "uri": "true"})
+
+
+def _no_address(url: str) -> SpecInvalid:
+    return SpecInvalid(
+        "TRIMWHEEL_LEDGER_URL",
+        "must be a SQLAlchemy address of SQLite or PostgreSQL",
+        _without_password(url),
+        "For example sqlite:////var/lib/trimwheel/ledger.db",
+    )
+
+
+def _no_ledger(url: str, reason: str) -> SpecInvalid:
+    return SpecInvalid(
+        "TRIMWHEEL_LEDGER_URL",
+        f"must name a ledger that is there ({reason})",
+        _without_password(url),
+        "Reading makes none: the pipelines Deployment does, at its ledger.url",
+    )
+
+
+def _without_password(url: str) -> str:
+    return re.sub(r"(://[^/@]*):[^/]*@", r"\1:***@", url)
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:
@@ -230,6 +279,12 @@ def _prepare_sqlite(connection: Any, _: Any) -> None:
     # lock before the newest row is read.
     connection.isolation_level = None
     for pragma in ("journal_mode=WAL", f"busy_timeout={BUSY_TIMEOUT_MS}", "synchronous=FULL"):
+        connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _prepare_reading(connection: Any, _: Any) -> None:
+    connection.isolation_level = None
+    for pragma in (f"busy_timeout={BUSY_TIMEOUT_MS}", "query_only=ON"):
         connection.execute(f"PRAGMA {pragma}").close()
 
 
@@ -242,7 +297,9 @@ def _translated(url: str) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        if error.connection_invalidated or "OperationalError" in type(error).__name__:
+        # A file that is no database, or a damaged one, is a plain DatabaseError.
+        away = type(error).__name__ in ("OperationalError", "InterfaceError", "DatabaseError")
+        if error.connection_invalidated or away:
             place = url.rsplit("@", 1)[-1]
             raise Unavailable(f"ledger {place}: {error.orig}") from error
         raise

@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
+from click.testing import CliRunner
 
+from trimwheel_api.errors import InvalidInput, SetupFailed
+from trimwheel_cli.main import cli
 from trimwheel_demo import load
 from trimwheel_demo.corpus import Corpus, Snippet
 
@@ -112,3 +115,52 @@ def test_windows_can_be_cut_by_time_and_ignore_a_half_written_line(tmp_path: Pat
              "milliseconds": []} for i in range(5)]  # fmt: skip
     folder.windows.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"start": 9')
     assert [row["start"] for row in load.windows(folder, 1, 4)] == [1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize("rate", [float("nan"), float("inf"), 0, -1, 1e9, True, "100", None])
+def test_a_rate_that_no_schedule_has_is_refused_before_the_generator_sees_it(rate: object) -> None:
+    """NaN sent without a pause, and took 34 MB of memory a second."""
+    with pytest.raises(InvalidInput, match="rate: must be from 0.1 to 5000"):
+        load.Control("http://127.0.0.1:9", "m", rate=rate)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rate", ["NaN", "Infinity", "-1", '"fast"', "1e400", "null"])
+def test_a_generator_does_not_follow_such_a_rate_either(rate: str, tmp_path: Path) -> None:
+    folder = load.Folder(tmp_path)
+    folder.control.write_text(f'{{"endpoint": "http://x", "model": "m", "rate": {rate}}}')
+    with pytest.raises(SetupFailed, match=r"control.json cannot be read \(rate: must be"):
+        folder.read_control()
+
+
+def window(start: float) -> str:
+    empty = {"sent": 7, "skipped": 0, "codes": {"200": 7}, "digests": {}, "milliseconds": [5.0]}
+    return json.dumps({"start": start} | empty) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("ages", "code", "seen"),
+    [
+        ([3.2, 2.2, 1.2], 0, 3),
+        ([302.2, 301.2], 1, 0),
+        ([302.2, 301.2, 1.2], 0, 1),
+        ([], 1, 0),
+    ],
+)
+def test_status_shows_the_last_seconds_and_says_how_old_they_are(
+    ages: list[float], code: int, seen: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows of five minutes ago were shown as those of now."""
+    monkeypatch.setenv("TRIMWHEEL_STATE", str(tmp_path))
+    monkeypatch.setenv("TRIMWHEEL_INDEX", "0")
+    monkeypatch.setattr(load.Folder, "running", lambda self: 7)
+    folder = load.Folder(tmp_path / "demo-0" / "load")
+    folder.write_control(load.Control("http://x", "m"))
+    now = time.time()
+    spoilt = "{half\n[]\n" + '{"start": "x"}\n'
+    folder.windows.write_text(spoilt + "".join(window(now - age) for age in ages))
+    done = CliRunner().invoke(cli, ["load", "status", "-o", "json"])
+    value = json.loads(done.stdout)
+    assert (done.exit_code, value["seconds"], value["sent"]) == (code, seen, 7 * seen)
+    assert value["age_seconds"] == (pytest.approx(0.2, abs=2.0) if seen else None)
+    text = CliRunner().invoke(cli, ["load", "status"]).stdout
+    assert ("nothing was reported in the last 10 s" in text) is (seen == 0)

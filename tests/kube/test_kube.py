@@ -132,7 +132,7 @@ def test_requests_are_made_as_the_kinds_say(server: Server, objects: Objects) ->
     server.answers(201, {"metadata": {"name": "a"}})
     made = objects.create("PolicyApproval", {"name": "a", "namespace": "shop"}, {"reason": "r"})
     assert made["metadata"]["name"] == "a"
-    server.answers(200, {})
+    server.answers(200, {"metadata": {"name": "p"}})
     objects.merge("PolicyRollout", "shop", "p", {"spec": {"abort": True}})
     objects.merge_status("TuningRun", "shop", "r", {"status": {}})
     objects.delete("TuningRun", "shop", "r", "uid-1")
