@@ -125,7 +125,10 @@ QUEUED = "Queued"
 
 
 class Reason:
-    """CamelCase reasons of conditions, decisions and Events; each comment ends its sentence."""
+    """CamelCase reasons of conditions, decisions and Events.
+
+    Each comment is the reason's line in docs/reference/reasons.md, each heading a part of it.
+    """
 
     # AdaptiveModel
     WORKERS_READY = "WorkersReady"  # every replica is Ready and on the current epoch
@@ -139,45 +142,45 @@ class Reason:
     APPLY_REFUSED = "ApplyRefused"  # the API server refuses a worker object
     RULE_FAILED = "RuleFailed"  # a rule of the operator raised; the others ran all the same
     LIMIT_EXCEEDED = "LimitExceeded"  # a stored value lies beyond a limit that was made later
-    WITHIN_LIMITS = "WithinLimits"
+    WITHIN_LIMITS = "WithinLimits"  # what lay beyond a limit has been changed
     NAME_TAKEN = "NameTaken"  # somebody else's Deployment or Service has the model's name
     DENSE = "Dense"  # the model serves full depth, which needs no certificate
-    CERTIFICATE_VALID = "CertificateValid"
-    CERTIFICATE_EXPIRED = "CertificateExpired"
-    CERTIFICATE_REVOKED = "CertificateRevoked"
+    CERTIFICATE_VALID = "CertificateValid"  # the promise behind the policy stands
+    CERTIFICATE_EXPIRED = "CertificateExpired"  # the promise ran out; it acts like a revoked one
+    CERTIFICATE_REVOKED = "CertificateRevoked"  # audits showed harm after it was issued
     UNCERTIFIED = "Uncertified"  # the policy carries no certificate for this model
     MODEL_DIGEST_CHANGED = "ModelDigestChanged"  # the certificate names another model
     HARMFUL = "Harmful"  # audited disagreement broke the promise
     HARMLESS = "Harmless"  # inputs moved, audited disagreement did not
-    NOT_ENOUGH_EVIDENCE = "NotEnoughEvidence"
-    COVARIATE_DRIFT = "CovariateDrift"
+    NOT_ENOUGH_EVIDENCE = "NotEnoughEvidence"  # no alarm, and no verdict
+    COVARIATE_DRIFT = "CovariateDrift"  # inputs moved; audits decide whether that does harm
     SERVING_FULL_DEPTH = "ServingFullDepth"  # no valid certificate: workers run the dense policy
     NO_ROOM_FOR_FULL_DEPTH = "NoRoomForFullDepth"  # harmful, but workers could not carry full depth
-    HEALTHY = "Healthy"
+    HEALTHY = "Healthy"  # what is meant to be served is served
     # PolicyRollout
-    ACCEPTED = "Accepted"
-    ANOTHER_ROLLOUT_ACTIVE = "AnotherRolloutActive"
-    STARTED = "Started"
+    ACCEPTED = "Accepted"  # the object is valid and waits for nothing
+    ANOTHER_ROLLOUT_ACTIVE = "AnotherRolloutActive"  # one at a time; the others wait
+    STARTED = "Started"  # the candidate is resident in every worker
     SHADOW = "Shadow"  # the candidate is evaluated in audits and exposed to nobody
-    STEP_ADVANCED = "StepAdvanced"
+    STEP_ADVANCED = "StepAdvanced"  # the weight went to the next step
     STEP_TIMED_OUT = "StepTimedOut"  # a step found no evidence within its maximum time
-    GUARD_FAILED = "GuardFailed"
-    ABORTED = "Aborted"
+    GUARD_FAILED = "GuardFailed"  # a guard showed harm, or a worker left by itself
+    ABORTED = "Aborted"  # somebody set spec.abort, or deleted the rollout
     REJECTED = "Rejected"  # by a person
     REJECTED_DIGEST = "RejectedDigest"  # this digest was rolled back or rejected before
     ALREADY_STABLE = "AlreadyStable"  # a Canary names the policy that everyone is served
     ROLLOUT_GONE = "RolloutGone"  # a rollout was deleted while its candidate was served
     PREEMPTED = "Preempted"  # a newer Rollback came first
-    APPROVAL_REQUIRED = "ApprovalRequired"
-    APPROVED = "Approved"
-    PROMOTED = "Promoted"
-    PAUSED_BY_USER = "PausedByUser"
-    RESUMED = "Resumed"
+    APPROVAL_REQUIRED = "ApprovalRequired"  # every guard passed; a person decides
+    APPROVED = "Approved"  # a person let it be promoted
+    PROMOTED = "Promoted"  # everyone is served the policy
+    PAUSED_BY_USER = "PausedByUser"  # spec.paused is set; going back stays armed
+    RESUMED = "Resumed"  # spec.paused was taken away
     HELD = "Held"  # a person set hold on the assignment
-    POLICY_NOT_FOUND = "PolicyNotFound"
-    MODEL_NOT_FOUND = "ModelNotFound"
-    DIGEST_MISMATCH = "DigestMismatch"
-    POLICY_INVALID = "PolicyInvalid"
+    POLICY_NOT_FOUND = "PolicyNotFound"  # spec.policy names none that is there, yet
+    MODEL_NOT_FOUND = "ModelNotFound"  # spec.model names none that is there, yet
+    DIGEST_MISMATCH = "DigestMismatch"  # spec.policyDigest is not that of the document
+    POLICY_INVALID = "PolicyInvalid"  # a knob breaks a rule, or a worker refuses it
     ADMISSION_MISSING = "AdmissionMissing"  # a forgery was not refused by our policy
     ADMISSION_GAP = "AdmissionGap"  # it was written while an admission policy was not in force
     TARGET_REJECTED = "TargetRejected"  # a Rollback names a digest that was rejected or revoked
@@ -186,19 +189,19 @@ class Reason:
     MODEL_GONE = "ModelGone"  # the model was deleted while a candidate was served
     ACCEPTED_BY_UPGRADE = "AcceptedByUpgrade"  # older than the notes on admission: it counts
     NOT_FORMERLY_STABLE = "NotFormerlyStable"  # a Rollback names a digest that never was stable
-    STEPS_LOOSER_THAN_MODEL = "StepsLooserThanModel"
-    ROLLED_BACK_TO_STABLE = "RolledBackToStable"
+    STEPS_LOOSER_THAN_MODEL = "StepsLooserThanModel"  # spec.steps expose more, or sooner
+    ROLLED_BACK_TO_STABLE = "RolledBackToStable"  # a Rollback was carried out
     ACKNOWLEDGED = "Acknowledged"  # every live worker acknowledged, or its lease ran out
     # TuningRun
-    JOB_CREATED = "JobCreated"
-    RUNNING = "Running"
-    SUCCEEDED = "Succeeded"
+    JOB_CREATED = "JobCreated"  # the run's Job was made
+    RUNNING = "Running"  # no outcome yet
+    SUCCEEDED = "Succeeded"  # a policy was certified
     NOTHING_CERTIFIED = "NothingCertified"  # full depth is kept
-    NO_IMPROVEMENT = "NoImprovement"
-    FAILED = "Failed"
-    JOB_FAILED = "JobFailed"
-    TOO_FEW_RECORDS = "TooFewRecords"
-    STOPPED = "Stopped"
+    NO_IMPROVEMENT = "NoImprovement"  # certified, but no cheaper than the stable policy
+    FAILED = "Failed"  # the message says why; the incumbent stays
+    JOB_FAILED = "JobFailed"  # the Job ended without a word
+    TOO_FEW_RECORDS = "TooFewRecords"  # fewer audits than the search needs
+    STOPPED = "Stopped"  # by the operator; the condition says why
     MODEL_DELETED = "ModelDeleted"  # while its TuningRun ran: the Job was stopped
     SUPERSEDED = "Superseded"  # harm started a newer TuningRun; this one's window is mixed
 

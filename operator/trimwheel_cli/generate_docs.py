@@ -11,7 +11,13 @@ from pathlib import Path
 
 import click
 
-from trimwheel_cli.reference import cli_page, kinds_page, metrics_page, policy_page
+from trimwheel_cli.reference import (
+    cli_page,
+    kinds_page,
+    metrics_page,
+    policy_page,
+    reasons_page,
+)
 from trimwheel_console import keep_current, output_option
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
@@ -24,6 +30,7 @@ def pages() -> dict[Path, str]:
         REFERENCE / "policy.md": policy_page.render(),
         REFERENCE / "metrics.md": metrics_page.render(),
         REFERENCE / "cli.md": cli_page.render(),
+        REFERENCE / "reasons.md": reasons_page.render(),
     }
 
 

@@ -126,6 +126,9 @@ class Gatherer:
         heard = {ack.pod for ack in acknowledgements}
         pods = each(partial(serving_pod, name, heard), self.store.of_group("Pod", key))
         active = [one for one in rollouts if phases.is_active(one.status)]
+        going_back = any(
+            one.spec.type == phases.ROLLBACK and not one.status.phase for one in rollouts
+        )
         state = ObservedState(
             namespace=namespace,
             name=name,
@@ -143,7 +146,9 @@ class Gatherer:
             pods=pods,
             acknowledgements=acknowledgements,
             children=children,
-            evidence=self._evidence(active, sum(pod.ready for pod in pods), memory, now),
+            evidence=self._evidence(
+                active, sum(pod.ready for pod in pods), memory, now, going_back=going_back
+            ),
             notes_since=self.admission.notes_since(),
             admission=self._admission(
                 namespace, active, approvals, fresh=self._asks(journal, policies, rollouts)
@@ -287,8 +292,15 @@ class Gatherer:
         workers: int,
         memory: Memory,
         now: datetime,
+        *,
+        going_back: bool = False,
     ) -> Evidence | None:
-        """Asked at most twice a scrape, since it cannot change faster, and once a step."""
+        """Asked at most twice a scrape, since it cannot change faster, and once a step.
+
+        Not in a pass that may go back: that waits for no Prometheus that hangs.
+        """
+        if going_back:
+            return None
         if not active:
             memory.evidence = memory.evidence_at = memory.failure = None
             return None

@@ -46,3 +46,12 @@ def test_evidence_is_kept_for_half_a_scrape_but_not_for_the_next_step(started: A
     ):
         gatherer._evidence([rollout], 2, memory, START + timedelta(seconds=seconds))
         assert reader.asked == asked
+
+
+def test_a_pass_that_may_go_back_does_not_wait_for_prometheus(started: Any) -> None:
+    reader: Any = Reader()
+    parts: Any = {"api": None, "store": None, "admission": None, "evidence": reader}
+    gatherer, memory = Gatherer(**parts, settings=Settings()), Memory()
+    assert gatherer._evidence([started], 2, memory, START, going_back=True) is None
+    assert reader.asked == []
+    assert gatherer._evidence([started], 2, memory, START) is not None

@@ -178,9 +178,10 @@ def follow_rollout(
 
 
 def ended(item: Item) -> bool:
-    """Whether a rollout is over; one that is rolling back still waits for its workers."""
+    """Whether a rollout is over; one that is rolling back still waits for its workers, and one
+    that is refused for now is asked again."""
     over = any(is_true(item, kind) for kind in (names.READY, names.ROLLED_BACK))
-    return over or status(item).get("phase") == "Stalled"
+    return over or bool(status(item).get("finishedAt"))
 
 
 def decision(item: Item, *actions: str) -> dict[str, Any]:
