@@ -28,6 +28,7 @@ from trimwheel_api.metrics import (
     REQUESTS,
     ROLLBACK_SECONDS,
     ROLLOUT_WEIGHT,
+    RULE_FAILURES,
     TRIPWIRE,
     TUNING_RUNS,
 )
@@ -189,6 +190,12 @@ ALERTS: tuple[Alert, ...] = (
         f"sum by (reason) (rate({RECONCILE_ERRORS.name}[10m])) > 0.05", "15m",
         "The operator keeps failing to reconcile.",
         "Reason {{ $labels.reason }}; it retries with back-off.",
+    ),
+    Alert(
+        "TrimwheelRuleFailed", "warning",
+        f"sum by (rule) (increase({RULE_FAILURES.name}[10m])) > 0", "5m",
+        "A rule of the operator keeps raising.",
+        "Rule {{ $labels.rule }}; the other rules run, and a failed guard ends a canary.",
     ),
     Alert(
         "TrimwheelLoopErrors", "warning",

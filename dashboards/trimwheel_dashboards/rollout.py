@@ -9,6 +9,8 @@ from trimwheel_api.metrics import (
     ENGINE_RESTARTS,
     GUARD_BOUND,
     GUARD_EVENTS,
+    GUARD_IDENTITIES,
+    GUARD_LARGEST_SHARE,
     GUARD_TRIALS,
     GUARD_VALUE,
     GUARD_VERDICT,
@@ -92,6 +94,8 @@ def _guards(board: Dashboard) -> Dashboard:
     used = f"{value} / ({bound} > 0)"
     trials = f"sum by (guard, arm) ({of_model(GUARD_TRIALS)})"
     events = f"sum by (guard, arm) ({of_model(GUARD_EVENTS)})"
+    largest = f"max by (guard, arm) ({of_model(GUARD_LARGEST_SHARE)})"
+    identities = f"min by (guard, arm) ({of_model(GUARD_IDENTITIES)})"
     return (
         board.with_row(Row("Verdicts"))
         .with_panel(
@@ -116,6 +120,15 @@ def _guards(board: Dashboard) -> Dashboard:
             graph("Evidence", "short", "Raw counters of the living workers: at most one trial a "
                   "session, worker and digest.", (trials, "{{guard}} {{arm}} trials"),
                   (events, "{{guard}} {{arm}} events"))
+        )
+        .with_panel(
+            graph("Largest identity", "percentunit", "Share of a guard's trials that one identity "
+                  "brought to a worker; at most a tenth from ten identities on.",
+                  (largest, "{{guard}} {{arm}}"))
+        )
+        .with_panel(
+            graph("Identities", "short", "Identities that brought trials, at the worker with the "
+                  "fewest.", (identities, "{{guard}} {{arm}}"))
         )
     )  # fmt: skip
 
