@@ -31,6 +31,7 @@ from trimwheel_pipelines.housekeeping import ledger_events, prunable
 from trimwheel_pipelines.journals import copy_all
 from trimwheel_pipelines.kube import Objects
 from trimwheel_pipelines.ledger import Ledger
+from trimwheel_pipelines.merging import settle
 from trimwheel_pipelines.model_gauges import ModelGauges
 from trimwheel_pipelines.open_runs import OpenRuns
 from trimwheel_pipelines.promotion import Aliases
@@ -162,6 +163,8 @@ class Loop:
         self._gauges.show_certificate(view)
         if watched.watch is None:
             self._gauges.hide_drift(view)
+        if readable:
+            self._guard("merging", view.subject, partial(self._merge, view, watched))
         judgement = watched.judge(now) if readable else None
         if judgement is None:
             return replace(view, audits=audits)
@@ -185,10 +188,18 @@ class Loop:
         self._watched[uid] = fresh
         return fresh
 
-    def _save(self, view: View, watched: Watched) -> None:
-        """Write the checkpoint every few minutes."""
+    def _merge(self, view: View, watched: Watched) -> None:
+        """Merge a piece; a merge is settled once a checkpoint knows of it."""
+        save = partial(self._save, view, watched, 0.0)
+        plans = watched.merge(view.now.timestamp(), save)
+        if plans:
+            save()
+            settle(watched.reader, plans)
+
+    def _save(self, view: View, watched: Watched, after: float = CHECKPOINT_SECONDS) -> None:
+        """Write the checkpoint, if the last one is older than this many seconds."""
         now = view.now.timestamp()
-        if now - watched.saved >= CHECKPOINT_SECONDS:
+        if watched.watch is not None and now - watched.saved >= after:
             checkpoints.save(self.records_uri, self._account, view.model.metadata.uid, watched)
             watched.saved = now
 

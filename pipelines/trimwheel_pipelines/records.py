@@ -26,6 +26,7 @@ from trimwheel_pipelines.segment_decoding import LIMITS, Claim, decode
 from trimwheel_pipelines.segment_files import (
     QUARANTINE,
     Day,
+    Plan,
     Segment,
     SegmentFiles,
     answering,
@@ -33,6 +34,9 @@ from trimwheel_pipelines.segment_files import (
 from trimwheel_workers.records.segments import SCHEMA
 
 log = logging.getLogger(__name__)
+
+_TRIES = 3
+"""Listings of a stretch whose segments are merged while they are read."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,26 @@ class AuditRecords:
         return _joined([part.table for part in parts], sum(part.lost for part in parts))
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What one segment holds, and how many audits it stands for without holding them."""
+
+    table: pa.Table
+    lost: int
+    losses: tuple[tuple[float, int], ...] = ()
+    """Of a merged segment: when which of its sources lost how many."""
+
+    @classmethod
+    def nothing(cls, segment: Segment) -> Held:
+        """A segment that nobody can read."""
+        return cls(SCHEMA.empty_table(), segment.count + segment.lost)
+
+    def lost_in(self, since: float) -> int:
+        """Losses from a time on; those that no source is named for count whenever."""
+        unnamed = self.lost - sum(count for _, count in self.losses)
+        return unnamed + sum(count for moment, count in self.losses if moment >= since)
+
+
 @dataclass
 class RecordReader:
     """Segments of one model below an fsspec address; remembers what it has read."""
@@ -126,7 +150,10 @@ class RecordReader:
     remembers: bool = False
     """Keep what was decoded: for a reader that asks for the same stretch again and again."""
     files: SegmentFiles = field(init=False)
-    _decoded: dict[str, tuple[pa.Table, int]] = field(default_factory=dict)
+    _decoded: dict[str, Held] = field(default_factory=dict)
+    vanished: int = 0
+    """Segments that were gone when they were to be read."""
+    _gone: set[tuple[float, str, int]] = field(default_factory=set)
     _refused: set[tuple[float, str, int]] = field(default_factory=set)
     """Segments that could not be read: never tried twice, even where they cannot be moved."""
 
@@ -152,16 +179,29 @@ class RecordReader:
         call.
         """
         days = [day for day in listed or self.files.days(since) if not day.read_whole]
+        for plan in (plan for day in days for plan in day.plans if plan.done):
+            self.replace_seen(plan)
         unread = [
             s for day in days for s in day.segments if s.key not in self.seen and s.started >= since
         ]
         fresh = sorted(unread, key=lambda s: (s.started, s.path))[:limit]
+        vanished = self.vanished
         records = self._read(fresh)
-        self.seen.update(segment.key for segment in fresh)
-        if len(fresh) == len(unread):
-            for day in days:
+        if self.vanished != vanished:
+            # Merged or deleted since they were listed: what became of them comes in the next call.
+            fresh = [s for s in fresh if s.key not in self._gone]
+        else:
+            for day in days if len(fresh) == len(unread) else ():
                 day.read_whole = True
+        self._gone.clear()
+        self.seen.update(segment.key for segment in fresh)
         return records
+
+    def replace_seen(self, plan: Plan) -> None:
+        """A merge came about: who has read all its sources has read its target."""
+        keys = plan.keys()
+        if self.seen.issuperset(keys):
+            self.seen.add(plan.key)
 
     def read(self, since: float, until: float = np.inf, slack: float = 3600.0) -> AuditRecords:
         """Records answered in [since, until) by Unix time, whatever was read before.
@@ -170,19 +210,30 @@ class RecordReader:
         `since` is opened too. `lost` sums over the segments that hold a record of that time, and
         counts everything in those that were set aside.
         """
+        for _ in range(_TRIES):
+            self._gone.clear()
+            found = self._stretch(since, until, slack)
+            if not self._gone:
+                break
+        self._gone.clear()
+        return found
+
+    def _stretch(self, since: float, until: float, slack: float) -> AuditRecords:
         near = self.segments(since - slack, until)
         parts, lost = [], 0
         for segment in near:
-            table, gone = self.table_of(segment)
-            times = table["time"].to_numpy()
+            held = self.held(segment)
+            times = held.table["time"].to_numpy()
             inside = (times >= since) & (times < until)
             # A segment that is unreadable or empty speaks for its start alone.
-            if inside.any() or (not len(table) and segment.started >= since):
-                lost += gone
-                parts.append(table.filter(pa.array(inside)))
+            if inside.any() or (not len(held.table) and segment.started >= since):
+                lost += held.lost_in(since)
+                parts.append(held.table.filter(pa.array(inside)))
         aside = [s for s in self.files.aside() if since <= s.started < until]
         counted = {s.key for s in near}
         lost += sum(s.count + s.lost for s in aside if s.key not in counted)
+        current = {segment.path for segment in near}
+        self._decoded = {path: one for path, one in self._decoded.items() if path in current}
         return _joined(parts, lost)
 
     def read_last(self, count: int, before: float) -> AuditRecords:
@@ -190,6 +241,15 @@ class RecordReader:
 
         Reads the newest segments whose names promise that many, so history stays unread.
         """
+        for _ in range(_TRIES):
+            self._gone.clear()
+            found = self._read(self._newest(count, before))
+            if not self._gone:
+                break
+        self._gone.clear()
+        return found.where(found.column("time") < before)
+
+    def _newest(self, count: int, before: float) -> list[Segment]:
         chosen: list[Segment] = []
         promised = 0
         for segment in reversed(self.segments(until=before)):
@@ -198,8 +258,7 @@ class RecordReader:
             # Twice as many: the newest reach beyond `before`, others may be of a former model.
             if promised >= 2 * count:
                 break
-        found = self._read(chosen)
-        return found.where(found.column("time") < before)
+        return chosen
 
     def _read(self, segments: list[Segment]) -> AuditRecords:
         tables = [self.table_of(segment) for segment in segments]
@@ -207,28 +266,36 @@ class RecordReader:
 
     def table_of(self, segment: Segment) -> tuple[pa.Table, int]:
         """Rows of a segment and how many audits it stands for without holding them."""
+        held = self.held(segment)
+        return held.table, held.lost
+
+    def held(self, segment: Segment) -> Held:
+        """What a segment holds; one that is refused or gone holds nothing and counts as lost."""
         if segment.key in self._refused:
-            return SCHEMA.empty_table(), segment.count + segment.lost
+            return Held.nothing(segment)
         if segment.path in self._decoded:
             return self._decoded[segment.path]
         found = self._decode(segment)
-        if self.remembers and len(found[0]):
+        if self.remembers and len(found.table):
             self._decoded[segment.path] = found
         return found
 
-    def _decode(self, segment: Segment) -> tuple[pa.Table, int]:
+    def _decode(self, segment: Segment) -> Held:
         claim = Claim(self.namespace, self.model, segment.count)
         try:
-            table = decode(self._bytes(segment), claim).table
+            found = decode(self._bytes(segment), claim)
         except FileNotFoundError:
-            # Retention, or another reader's quarantine, was faster; the name still says how many.
+            # Retention, a merge or another reader's quarantine was faster; the name still says how
+            # many.
             self.files.forget()
-            return SCHEMA.empty_table(), segment.count + segment.lost
+            self.vanished += 1
+            self._gone.add(segment.key)
+            return Held.nothing(segment)
         except InvalidInput as error:
             self._set_aside(segment, error)
-            return SCHEMA.empty_table(), segment.count + segment.lost
-        short = max(0, segment.count - len(table))
-        return table, segment.lost + short
+            return Held.nothing(segment)
+        short = max(0, segment.count - len(found.table))
+        return Held(found.table, segment.lost + short, found.losses)
 
     def _bytes(self, segment: Segment) -> bytes:
         """What the file holds; one byte more than may be decoded tells that it is too large."""

@@ -11,16 +11,18 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from trimwheel_api.errors import Unavailable
 from trimwheel_api.records import segment_name
 from trimwheel_pipelines.records import RecordReader
 from trimwheel_pipelines.segment_files import Segment, answering
+from trimwheel_workers.records.segments import segment_metadata, table_bytes
 
 log = logging.getLogger(__name__)
+
+_PASSES = 10
+"""Over a model's segments at most, while others change them."""
 
 
 def purge(reader: RecordReader, before: float) -> int:
@@ -31,9 +33,13 @@ def purge(reader: RecordReader, before: float) -> int:
     old = [one for files in (aside, *(day.files for day in days)) for one in files
            if one.started < before]  # fmt: skip
     for segment in old:
-        _delete(system, segment.path)
+        delete_file(system, segment.path)
     for day in days[1:]:
         if all(segment.started < before for segment in day.files):
+            for plan in day.plans:
+                for name in plan.sources if plan.done else ():
+                    delete_file(system, f"{day.folder}/{name}")
+                delete_file(system, plan.path)
             _remove_folder(system, day.folder)
     if old:
         reader.files.forget()
@@ -45,11 +51,29 @@ def forget(reader: RecordReader, tenant: str) -> int:
 
     Segments in quarantine cannot be searched for a tenant, so they are deleted whole.
     """
+    gone = 0
+    for _ in range(_PASSES):
+        vanished = reader.vanished
+        found = _forget_once(reader, tenant)
+        gone += found
+        # A segment that was merged while this went on lies under another name now.
+        if not found and reader.vanished == vanished:
+            break
+    return gone
+
+
+def _forget_once(reader: RecordReader, tenant: str) -> int:
     system, _ = reader.files.open()
-    # What an earlier call replaced and could not delete any more may hold the tenant's records.
-    replaced = [one for day in reader.files.days() for one in day.superseded]
-    for segment in (*reader.files.aside(), *replaced):
-        _delete(system, segment.path)
+    reader.files.forget()
+    days = reader.files.days()
+    # What an earlier call, or a merge, replaced and could not delete any more.
+    replaced = [one.path for day in days for one in day.superseded]
+    replaced += [
+        f"{day.folder}/{name}"
+        for day in days for plan in day.plans if plan.done for name in plan.sources
+    ]  # fmt: skip
+    for path in (*(one.path for one in reader.files.aside()), *replaced):
+        delete_file(system, path)
     gone = sum(_rewrite(system, reader, segment, tenant) for segment in reader.segments())
     reader.files.forget()
     return gone
@@ -70,7 +94,8 @@ def erase(reader: RecordReader) -> int:
 
 
 def _rewrite(system: Any, reader: RecordReader, segment: Segment, tenant: str) -> int:
-    table, lost = reader.table_of(segment)
+    held = reader.held(segment)
+    table, lost = held.table, held.lost
     theirs = pc.fill_null(pc.equal(table["tenant"], tenant), False)
     gone = int(pc.sum(theirs).as_py() or 0)
     if not gone:
@@ -78,14 +103,13 @@ def _rewrite(system: Any, reader: RecordReader, segment: Segment, tenant: str) -
     kept = table.filter(pc.invert(theirs))
     folder = segment.path.rsplit("/", 1)[0]
     name = segment_name(segment.pod, segment.started, segment.sequence, len(kept), lost + gone)
-    sink = pa.BufferOutputStream()
-    pq.write_table(kept, sink, compression="zstd")
+    data = table_bytes(kept, segment_metadata(reader.namespace, reader.model, held.losses))
     with answering(reader.root):
         # A name that no reader parses, then a move: nobody sees half a file.
         with system.open(f"{folder}/{name}.part", "wb") as stream:
-            stream.write(sink.getvalue().to_pybytes())
+            stream.write(data)
         system.mv(f"{folder}/{name}.part", f"{folder}/{name}")
-    _delete(system, segment.path)
+    delete_file(system, segment.path)
     log.info("Removed %d records of a tenant from %s.", gone, segment.path)
     return gone
 
@@ -99,7 +123,8 @@ def _remove_folder(system: Any, folder: str) -> None:
         log.debug("%s stays: %s", folder, error)
 
 
-def _delete(system: Any, path: str) -> None:
+def delete_file(system: Any, path: str) -> None:
+    """Delete one file; one that somebody else deleted first is as good."""
     try:
         with answering(path):
             system.rm_file(path)

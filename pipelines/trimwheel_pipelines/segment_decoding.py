@@ -139,7 +139,7 @@ def _rows(footer: Any) -> int:
 
 def _check_pages(data: bytes, footer: Any, limits: SegmentLimits) -> None:
     decoded = values = 0
-    for number in range(footer.num_row_groups):
+    for number in _groups(footer):
         group = footer.row_group(number)
         for column in range(group.num_columns):
             chunk = group.column(column)
@@ -152,6 +152,11 @@ def _check_pages(data: bytes, footer: Any, limits: SegmentLimits) -> None:
                 values += 0 if page.is_dictionary else page.values
                 _at_most("segment.decodedBytes", decoded, limits.decoded_bytes)
                 _at_most("segment.values", values, limits.values)
+
+
+def _groups(footer: Any) -> list[int]:
+    """Row groups that hold rows: a segment without records, which tells of losses, has none."""
+    return [n for n in range(footer.num_row_groups) if footer.row_group(n).num_rows]
 
 
 def _check_encoding(page: Page) -> None:
@@ -174,7 +179,10 @@ def _read(file: pq.ParquetFile, limits: SegmentLimits) -> pa.Table:
     if missing:
         raise InvalidInput("segment.columns", f"must include {missing[0]}", file.schema_arrow.names)
     batches, rows = [], 0
-    for batch in file.iter_batches(4096, columns=SCHEMA.names, use_threads=False):
+    groups = _groups(file.metadata)
+    if not groups:
+        return SCHEMA.empty_table()
+    for batch in file.iter_batches(4096, groups, columns=SCHEMA.names, use_threads=False):
         rows += batch.num_rows
         _at_most("segment.rows", rows, expected)
         batches.append(batch)

@@ -1,12 +1,14 @@
 """Which record segments there are: one folder a UTC day, listed no oftener than it can change.
 
-Used by `records` and `retention`. A month of records is a million files, so a pass of the watch
-loop must not list them all: the newest two days are listed each time, older ones every ten minutes
-(a worker whose store was away delivers late). Leaves out what is in the files.
+Used by `records`, `merging` and `retention`. A pass of the watch loop must not list a month: the
+newest two days are listed each time, older ones every ten minutes (a worker whose store was away
+delivers late). Leaves out what is in the files.
 """
 
 from __future__ import annotations
 
+import json
+import logging
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -20,10 +22,14 @@ import fsspec
 from trimwheel_api.errors import SpecInvalid, Unavailable
 from trimwheel_api.records import parse_segment_name, segment_day, segment_folder
 
+log = logging.getLogger(__name__)
+
 QUARANTINE = "quarantine"
 """Folder of segments that could not be read."""
 CHANGING_DAYS = 2
 RELIST_SECONDS = 600.0
+PLAN = re.compile(r"merge-[0-9a-f]{16}\.json")
+_LARGEST_PLAN = 4 << 20
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
@@ -44,6 +50,26 @@ class Segment:
         return self.started, self.pod, self.sequence
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A merge: the file that takes the place of others, by names in its folder (`merging`)."""
+
+    path: str
+    target: str
+    sources: tuple[str, ...]
+    done: bool
+    """The target is there, so the sources are not to be read any more."""
+
+    def keys(self) -> list[tuple[float, str, int]]:
+        """Keys of the sources."""
+        return [Segment(name, *parse_segment_name(name)).key for name in self.sources]
+
+    @property
+    def key(self) -> tuple[float, str, int]:
+        """Key of the target."""
+        return Segment(self.target, *parse_segment_name(self.target)).key
+
+
 @dataclass
 class Day:
     """The segments of one folder, as listed at one moment."""
@@ -51,6 +77,8 @@ class Day:
     folder: str
     files: list[Segment]
     listed: float
+    plans: list[Plan] = field(default_factory=list)
+    """Merges that began here; sources of those that came about are not among the files."""
     read_whole: bool = False
     """A reader has taken all of these; a new listing is another object."""
 
@@ -118,8 +146,8 @@ class SegmentFiles:
                 continue
             known = self._days.get(path)
             if known is None or path in changing or self._is_old(known):
-                listed = Day(path, list(_segments(self._list(system, path))), self.clock())
-                if known is None or known.files != listed.files:
+                listed = self._day(system, path)
+                if known is None or (known.files, known.plans) != (listed.files, listed.plans):
                     self._days[path] = known = listed
                 known.listed = listed.listed
             days.append(known)
@@ -127,14 +155,49 @@ class SegmentFiles:
             del self._days[gone]
         return days
 
+    def _day(self, system: Any, path: str) -> Day:
+        """One folder as it is now, without what a finished merge has replaced."""
+        paths = self._list(system, path)
+        names = {_name(one) for one in paths}
+        plans = [
+            plan
+            for one in paths
+            if PLAN.fullmatch(_name(one)) and (plan := self._plan(system, one, names))
+        ]
+        replaced = {name for plan in plans if plan.done for name in plan.sources}
+        files = [one for one in _segments(paths) if _name(one.path) not in replaced]
+        return Day(path, files, self.clock(), plans)
+
+    def _plan(self, system: Any, path: str, names: set[str]) -> Plan | None:
+        """A plan, or None where somebody finished it meanwhile or it is not one."""
+        try:
+            with answering(self.root), system.open(path, "rb") as stream:
+                text = stream.read(_LARGEST_PLAN)
+        except FileNotFoundError:
+            return None
+        try:
+            document = json.loads(text)
+            target, sources = str(document["target"]), tuple(map(str, document["sources"]))
+            for name in (target, *sources):
+                if "/" in name:
+                    raise ValueError(f"{name!r} leads out of the folder")
+                parse_segment_name(name)
+        except (ValueError, KeyError, TypeError) as error:
+            log.warning("%s is no plan of a merge: %s", path, error)
+            return None
+        return Plan(path, target, sources, target in names)
+
     def aside(self) -> list[Segment]:
         """Segments in quarantine."""
         system, folder = self.open()
         return list(_segments(self._list(system, f"{folder}/{QUARANTINE}")))
 
-    def forget(self) -> None:
-        """List everything anew next time: files were changed."""
-        self._days.clear()
+    def forget(self, folder: str = "") -> None:
+        """List a day, or everything, anew next time: files were changed."""
+        if folder:
+            self._days.pop(folder, None)
+        else:
+            self._days.clear()
 
     def _is_old(self, day: Day) -> bool:
         return self.clock() - day.listed >= RELIST_SECONDS

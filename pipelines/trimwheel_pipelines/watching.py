@@ -6,14 +6,16 @@ in a pass; what is kept is bounded altogether (`drift_sums`, `signals`, `records
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from trimwheel_api.kinds import AdaptiveModel
 from trimwheel_pipelines.block_sums import BlockSums
 from trimwheel_pipelines.covariates import newest_z
 from trimwheel_pipelines.drift import DriftVerdict
+from trimwheel_pipelines.merging import finish, merge_once
 from trimwheel_pipelines.records import RecordReader
+from trimwheel_pipelines.segment_files import Plan
 from trimwheel_pipelines.signals import Telemetry
 from trimwheel_pipelines.watch import AuditWatch, drift_settings, watched_since
 from trimwheel_telemetry.client import Prometheus
@@ -73,6 +75,17 @@ class Watched:
             since = self.watch.sums.since - SLACK
             self.watch.add(self.reader.read_new(since, SEGMENTS_A_PASS, days), now)
         return sum(day.audits for day in days)
+
+    def merge(self, now: float, save: Callable[[], None]) -> list[Plan]:
+        """Merge a piece of what was read; the plans that may go once `save` was called again.
+
+        Raises Unavailable when the store is away.
+        """
+        days = self.reader.files.days()
+        done = finish(self.reader, days)
+        if not done and merge_once(self.reader, days, now, save):
+            done = finish(self.reader, self.reader.files.days())
+        return done
 
     def pull(self, prometheus: Prometheus | None, now: float) -> None:
         """Read what telemetry is new. Raises Unavailable when Prometheus is away."""

@@ -216,7 +216,7 @@ def test_a_deletion_that_stopped_half_way_doubles_no_audit_and_is_finished_later
         raise Unavailable("the store went away")
 
     with monkeypatch.context() as patch:
-        patch.setattr(retention, "_delete", away)
+        patch.setattr(retention, "delete_file", away)
         with pytest.raises(Unavailable):
             forget(store.reader(), "a")
     assert original.exists(), "the file that was replaced is still there"

@@ -12,9 +12,12 @@ import fsspec
 import moto.backends
 import pytest
 from moto.server import ThreadedMotoServer
+from tests.pipelines.test_merging import merge_all
+from tests.workers.test_records_writer import record
 
 from trimwheel_api.errors import Unavailable
-from trimwheel_api.records import segment_folder, segment_name
+from trimwheel_api.records import segment_day, segment_folder, segment_name
+from trimwheel_pipelines.ownership import Claim, claim, delete_abandoned
 from trimwheel_pipelines.records import RecordReader
 from trimwheel_pipelines.retention import purge
 from trimwheel_workers.records.segments import deliver, to_parquet
@@ -95,3 +98,21 @@ def test_a_store_that_goes_away_is_unavailable_to_both_sides(s3: ThreadedMotoSer
         found.segments()
     with pytest.raises(Unavailable, match="record store s3://audits"):
         write(2, 1001.0)
+
+
+def test_segments_are_merged_claimed_and_deleted_with_their_model(s3: ThreadedMotoServer) -> None:
+    for number in range(4):
+        started = 3600.0 + 10 * number
+        name = segment_name("pod-a", started, number, 1, 1)
+        deliver(f"{FOLDER}/{segment_day(started)}", name, to_parquet([record(number)]))
+    watching = reader()
+    assert watching.read_new().lost == 4
+    assert merge_all(watching, now=7200.0) == 4
+    assert len(watching.read_new()) == 0 and watching.segments()[0].count == 4
+    assert reader().read_new().lost == 4 and len(reader().read(0.0)) == 4
+    claim(ROOT, "shop", "intent", Claim("u", "ours", 0.0, 60.0))
+    assert delete_abandoned(ROOT, "other", set(), 1000.0) == 0
+    assert delete_abandoned(ROOT, "ours", {("shop", "intent")}, 1000.0) == 0
+    assert delete_abandoned(ROOT, "ours", set(), 1000.0) == 1
+    assert reader().segments() == []
+    assert "Contents" not in boto3.client("s3").list_objects_v2(Bucket="audits")

@@ -24,7 +24,7 @@ from tests.pipelines.test_records import Store, rows
 from trimwheel_api.errors import InvalidInput
 from trimwheel_api.records import META_LOSSES, META_MODEL, META_NAMESPACE
 from trimwheel_pipelines.segment_decoding import LIMITS, Claim, decode
-from trimwheel_workers.records.segments import SCHEMA, table_bytes
+from trimwheel_workers.records.segments import SCHEMA, table_bytes, to_parquet
 
 OURS = Claim("shop", "intent", 500)
 TINY = table_bytes(rows([1.0, 2.0, 3.0], text=["a", None, "b"]))
@@ -158,6 +158,11 @@ def test_what_a_worker_writes_is_decoded_as_it_is(codec: str) -> None:
     table = repeated(500, text=[f"text {number}" for number in range(500)])
     found = decode(written(table, compression=codec), OURS)
     assert found.table.equals(table) and found.losses == ()
+
+
+def test_a_segment_without_records_tells_of_losses_and_is_read() -> None:
+    found = decode(to_parquet([]), Claim("shop", "intent", 0))
+    assert len(found.table) == 0 and found.table.schema.equals(SCHEMA)
 
 
 def test_a_footer_that_understates_its_pages_is_found_out_by_the_pages() -> None:

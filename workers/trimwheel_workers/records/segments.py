@@ -6,6 +6,7 @@ Called by the writer's thread; pipelines read by the same SCHEMA. Columns and na
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Any
@@ -15,7 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trimwheel_api.errors import Unavailable
-from trimwheel_api.records import COLUMNS, SCHEMA_VERSION
+from trimwheel_api.records import (
+    COLUMNS,
+    META_LOSSES,
+    META_MODEL,
+    META_NAMESPACE,
+    SCHEMA_VERSION,
+)
 
 _ARROW = {
     "string": pa.string(),
@@ -58,6 +65,16 @@ def table_bytes(table: pa.Table, metadata: Mapping[str, str] | None = None) -> b
     sink = BytesIO()
     pq.write_table(table.cast(schema), sink, compression="zstd")
     return sink.getvalue()
+
+
+def segment_metadata(
+    namespace: str, model: str, losses: Sequence[tuple[float, int]] = ()
+) -> dict[str, str]:
+    """What a segment says of itself: whose it is, and the losses of what it was merged from."""
+    pairs = {META_NAMESPACE: namespace, META_MODEL: model}
+    if losses:
+        pairs[META_LOSSES] = json.dumps([list(one) for one in losses])
+    return {key: value for key, value in pairs.items() if value}
 
 
 def deliver(folder: str, name: str, data: bytes) -> None:

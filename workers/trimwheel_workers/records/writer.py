@@ -18,12 +18,10 @@ from dataclasses import dataclass, field
 from trimwheel_api.errors import Unavailable
 from trimwheel_api.records import (
     COLUMNS,
-    META_MODEL,
-    META_NAMESPACE,
     segment_day,
     segment_name,
 )
-from trimwheel_workers.records.segments import Record, deliver, to_parquet
+from trimwheel_workers.records.segments import Record, deliver, segment_metadata, to_parquet
 
 _LOG = logging.getLogger(__name__)
 _FIRST_RETRY = 0.5
@@ -225,12 +223,9 @@ class RecordWriter:
             self._settings.pod, started, self._sequence, len(done.records), done.lost
         )
         folder = f"{self._settings.folder}/{segment_day(started)}"
-        data = to_parquet(done.records, self._identity())
+        identity = segment_metadata(self._settings.namespace, self._settings.model)
+        data = to_parquet(done.records, identity)
         self._segments.append(_Segment(folder, name, data, len(done.records), done.text_bytes))
-
-    def _identity(self) -> dict[str, str]:
-        pairs = ((META_NAMESPACE, self._settings.namespace), (META_MODEL, self._settings.model))
-        return {key: value for key, value in pairs if value}
 
     def _deliver(self) -> bool:
         segment = self._segments[0]
