@@ -443,6 +443,19 @@ def test_what_an_older_status_remembers_moves_into_the_journal(promoted: World) 
     assert promoted.journal.decisions == [], "the ledger copies those from the statuses"
 
 
+def test_a_canary_that_started_before_there_were_journals_ends_in_the_ledger_too(
+    world: World, good: Document
+) -> None:
+    ramped(world, good).delete("PolicyJournal", JOURNAL)
+    world.after(1).settle()
+    assert world.journal.decisions == [] and world.journal.under_way.rollout == "ramp"
+    world.delete("PolicyRollout", "ramp")
+    world.settle()
+    [last] = world.journal.decisions
+    assert (last.rollout_uid, last.seq) == ("uid-PolicyRollout-ramp", 3)
+    assert (last.action, last.reason) == (Action.ABORT, Reason.ROLLOUT_GONE)
+
+
 # --- notes on admission ------------------------------------------------------------------------
 def guarded(world: World, *, notes: timedelta, held: timedelta) -> World:
     """Notes are taken since START + notes; admission is as it is since START + held."""

@@ -208,7 +208,7 @@ class Draft:
             policy=spec.policy,
             policy_digest=spec.policy_digest,
             requested_by=spec.requested_by,
-            seq=0,
+            seq=_last(rollout),
         )
         self.journal = self.journal.model_copy(update={"under_way": under_way})
 

@@ -13,7 +13,7 @@ from trimwheel_api.kinds.policy_rollout import Decision
 from trimwheel_api.names import Action, Reason
 from trimwheel_api.policy import DENSE
 from trimwheel_api.times import to_micro
-from trimwheel_operator.plan import journal, outcomes
+from trimwheel_operator.plan import journal, outcomes, phases
 from trimwheel_operator.plan.actions import Action as Effect
 from trimwheel_operator.plan.actions import Decided, DeleteJournal
 from trimwheel_operator.plan.certificates import digest_of_policy
@@ -67,6 +67,7 @@ def close_pass(draft: Draft) -> None:
             draft.withdraw(rollout)
     _withdraw_of_gone(draft)
     _clear_under_way(draft)
+    _take_up(draft)
     draft.journal = journal.make_room(draft.journal, _reachable(draft))
     if draft.state.model is not None and not draft.state.cannot_read("PolicyJournal"):
         draft.update_model(rejected_digests=journal.mirror(draft.journal))
@@ -121,6 +122,16 @@ def _clear_under_way(draft: Draft) -> None:
     )
     if not served and not draft.state.cannot_read("PolicyRollout"):
         draft.journal = draft.journal.model_copy(update={"under_way": None})
+
+
+def _take_up(draft: Draft) -> None:
+    """A canary that started before there were journals may be deleted in mid-flight as well."""
+    spec = draft.assignment
+    if draft.journal.under_way is not None or spec is None or spec.candidate is None:
+        return
+    for rollout in draft.state.rollouts:
+        if phases.is_active(draft.status(rollout)) and outcomes.is_decision_on(spec, rollout):
+            draft.begin(rollout)
 
 
 def _present(draft: Draft) -> set[str]:
