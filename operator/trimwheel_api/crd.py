@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, NoDefault
 from pydantic_core.core_schema import WithDefaultSchema
 
-from trimwheel_api import names
+from trimwheel_api import loosening, names
 from trimwheel_api.kinds import KINDS, Kind, dump
 
 _DROPPED = {"title", "needs", "scope", "discriminator"}
@@ -199,9 +199,16 @@ def structural(schema: dict[str, Any], defs: dict[str, Any], where: str) -> dict
         out["items"] = structural(schema["items"], defs, f"{where}[]")
     if out.get("type") == "integer":
         out["format"] = "int64"
-    if ".spec." in where and (limits := _limits(out)):
-        out["description"] = f"{out.get('description', '').rstrip('.')}. {limits}".lstrip(". ")
+    for said in (_limits(out) if ".spec." in where else "", _authority(where)):
+        if said:
+            out["description"] = f"{out.get('description', '').rstrip('.')}. {said}".lstrip(". ")
     return out
+
+
+def _authority(where: str) -> str:
+    """Who may change a field of an AdaptiveModel, where not everybody who edits it may."""
+    kind, _, path = where.partition(".spec.")
+    return loosening.sentence(path) if kind == "AdaptiveModel" else ""
 
 
 def _limits(schema: dict[str, Any]) -> str:

@@ -1,8 +1,11 @@
-"""Writes the CRDs into the chart: `python -m trimwheel_api.generate [--check]`.
+"""Writes CRDs and the models' admission policy into the chart.
+
+`python -m trimwheel_api.generate [--check]`.
 
 Called by `make generate`, and with `--check` by the tests: it then writes nothing, and exits 1 when
 a file is not what the kinds say. Needs PyYAML, which the contract itself does not import; it is
-imported here alone. What a CRD contains is decided in `trimwheel_api.crd`.
+imported here alone. What a CRD contains is decided in `trimwheel_api.crd`, what the admission
+policy asks in `trimwheel_api.admission_policy`.
 """
 
 from __future__ import annotations
@@ -15,9 +18,13 @@ from typing import Any
 
 import yaml
 
-from trimwheel_api import crd
+from trimwheel_api import admission_policy, crd
 
 CRD_FOLDER = Path("charts/trimwheel/templates/crds")
+ADMISSION_FILE = Path("charts/trimwheel/templates/admission/models.yaml")
+_ADMISSION_HEADER = (
+    "# Generated from trimwheel_api.loosening by `make generate`: edit that table.\n"
+)
 _HEADER = "# Generated from trimwheel_api.kinds by `make generate`: edit the kinds.\n"
 _ESCAPED_OPEN = '{{ "{{" }}'
 
@@ -39,6 +46,11 @@ def stale(folder: Path) -> list[str]:
     both = wanted.keys() & found.keys()
     sentences += [f"{name}: differs from the kinds" for name in both if found[name] != wanted[name]]
     return sorted(sentences)
+
+
+def admission() -> str:
+    """The content of `ADMISSION_FILE`."""
+    return _ADMISSION_HEADER + admission_policy.text()
 
 
 def write(folder: Path) -> None:
@@ -73,14 +85,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m trimwheel_api.generate", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing, only compare")
     root = Path(__file__).resolve().parents[2]
-    parser.add_argument("--folder", type=Path, default=root / CRD_FOLDER, help="where the CRDs are")
+    parser.add_argument("--folder", type=Path, help="another folder of CRDs, and nothing else")
     options = parser.parse_args(arguments)
+    folder = options.folder or root / CRD_FOLDER
+    policy = None if options.folder else root / ADMISSION_FILE
     if not options.check:
-        write(options.folder)
+        write(folder)
+        if policy:
+            policy.write_text(admission())
         return 0
-    differences = stale(options.folder)
+    differences = [str(folder / sentence) for sentence in stale(folder)]
+    if policy and policy.read_text() != admission():
+        differences.append(f"{policy}: differs from the table of looser fields")
     for sentence in differences:
-        sys.stderr.write(f"{options.folder / sentence}; run `make generate`\n")
+        sys.stderr.write(f"{sentence}; run `make generate`\n")
     return 1 if differences else 0
 
 

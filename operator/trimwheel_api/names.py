@@ -172,6 +172,7 @@ class Reason:
     ROLLOUT_GONE = "RolloutGone"  # a rollout was deleted while its candidate was served
     PREEMPTED = "Preempted"  # a newer Rollback came first
     APPROVAL_REQUIRED = "ApprovalRequired"  # every guard passed; a person decides
+    APPROVAL_EXPIRED = "ApprovalExpired"  # nobody approved within rollout.approvalDeadline
     APPROVED = "Approved"  # a person let it be promoted
     PROMOTED = "Promoted"  # everyone is served the policy
     PAUSED_BY_USER = "PausedByUser"  # spec.paused is set; going back stays armed

@@ -213,8 +213,17 @@ PositiveDuration = Annotated[Duration, _LONGER_THAN_0]
 """A span of time above 0."""
 PositiveShortDuration = Annotated[ShortDuration, _LONGER_THAN_0]
 """A span of time above 0 within one request."""
-Retention = Annotated[AnyDuration, _no_longer_than("3660d"), _LONGER_THAN_0]
-"""How long something is kept."""
+Retention = Annotated[
+    AnyDuration,
+    _no_longer_than("3660d"),
+    Rule(
+        f"{cel_milliseconds('self')} >= 3600000",
+        "must be at least 1h",
+        remedy="records are judged before they are deleted",
+        holds=lambda value: seconds(value) >= seconds("1h"),
+    ),
+]
+"""How long records are kept: an hour at least, so that each is judged before it goes."""
 Percent = Annotated[str, StringConstraints(pattern=PERCENT_PATTERN, max_length=8)]
 """A share such as "5%" or "0.5%"."""
 LARGEST_WEIGHT = "50%"

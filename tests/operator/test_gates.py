@@ -9,9 +9,9 @@ import pytest
 
 from trimwheel_api import names
 from trimwheel_api.kinds.adaptive_model import Step
+from trimwheel_api.loosening import looser_steps
 from trimwheel_api.names import Reason
 from trimwheel_api.policy import DENSE
-from trimwheel_operator.plan.gates import looser
 
 World = Any
 Document = dict[str, Any]
@@ -221,6 +221,6 @@ MODEL_STEPS = steps(("0%", "10s", 0), ("5%", "10s", 100), ("50%", "10s", 300))
     ],
 )
 def test_own_steps_are_looser_when(scenario: str, given: list[Step], why: str) -> None:
-    found = looser(given, MODEL_STEPS)
+    found = looser_steps(given, MODEL_STEPS)
     assert bool(found) is bool(why), f"{scenario}: {found}"
     assert why in found

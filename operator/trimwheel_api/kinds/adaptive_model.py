@@ -214,7 +214,11 @@ class RolloutSpec(Spec):
 
     approval: Literal["Required", "Automatic"] = Field(
         default="Required",
-        description="Whether a person must create a PolicyApproval; weakening needs verb waive.",
+        description="Whether a person must create a PolicyApproval.",
+    )
+    approval_deadline: PositiveDuration = Field(
+        default="72h",
+        description="How long a candidate may wait for approval; then its weight goes back to 0.",
     )
     steps: list[Step] = Field(
         default_factory=default_steps,
@@ -266,6 +270,9 @@ class StablePolicy(Status):
     since: str = Field(default="", description="When it became stable.")
     waived: bool = Field(
         default=False, description="Made stable without a certificate, by a holder of waive."
+    )
+    model_digest: str = Field(
+        default="", description="Model artifact it was made stable for; a waiver ends with it."
     )
 
 

@@ -83,10 +83,16 @@ class PolicyRolloutSpec(Spec):
     abort: bool = Field(default=False, description="Give up and serve stable.")
 
 
+class EffectiveRollout(RolloutSpec):
+    """The model's rollout rules with the steps that are taken: a shadow may have been put first."""
+
+    steps: list[Step] = Field(description="The steps that are taken.", min_length=1, max_length=21)
+
+
 class EffectiveRules(Status):
     """The rules of this attempt, frozen at its start."""
 
-    rollout: RolloutSpec = Field(description="Steps, approval, levels.")
+    rollout: EffectiveRollout = Field(description="Steps, approval, levels.")
     max_disagreement: Fraction = Field(description="Of the model's objectives.")
     error_budget: Fraction = Field(description="Of the model's objectives.")
     latency_slo: str = Field(description="Of the model's objectives, a duration.")

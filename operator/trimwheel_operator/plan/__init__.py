@@ -121,6 +121,8 @@ def _next_look(draft: Draft) -> float:
             if status.step_started_at and (began := parse(status.step_started_at)):
                 ends = began + span(phases.current_step(status).hold)
                 waits += [(ends - now).total_seconds()] if ends > now else []
+            if draft.state.model and (due := phases.approval_due(status, draft.state.model)):
+                waits.append((due - now).total_seconds())
         if phases.is_rolling_back(status) and status.actuation:
             waits.append(settings.scrape_interval)
             if decided := parse(status.actuation.decided_at):

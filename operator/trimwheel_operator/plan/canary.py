@@ -206,7 +206,7 @@ def take_step(draft: Draft, rollout: PolicyRollout) -> None:
         draft.condition(rollout, names.PAUSED, False, Reason.STEP_ADVANCED)
         if not last:
             advance(draft, rollout)
-        elif needs_approval(draft, rollout):
+        elif approval_required(draft, rollout):
             ask(draft, rollout)
         elif draft.state.admission.armed:
             outcomes.promote(draft, rollout, Reason.PROMOTED, actor="")
@@ -214,11 +214,14 @@ def take_step(draft: Draft, rollout: PolicyRollout) -> None:
         time_out(draft, rollout, step.max_duration)
 
 
-def needs_approval(draft: Draft, rollout: PolicyRollout) -> bool:
-    """By the model's rule; what was taken back before always takes a person."""
-    if phases.rules(draft.status(rollout)).rollout.approval == "Required":
-        return True
-    return draft.remembered.was_taken_back(rollout.spec.policy_digest)
+def approval_required(draft: Draft, rollout: PolicyRollout) -> bool:
+    """Whether the model asks for a person, now or when the rules were frozen.
+
+    What was taken back before always takes one.
+    """
+    model, frozen = draft.state.model, phases.rules(draft.status(rollout)).rollout
+    asked = [frozen.approval, *([model.spec.rollout.approval] if model else [])]
+    return "Required" in asked or draft.remembered.was_taken_back(rollout.spec.policy_digest)
 
 
 def has_enough(draft: Draft, rollout: PolicyRollout) -> bool:

@@ -14,10 +14,11 @@ from datetime import datetime
 from trimwheel_api.errors import PolicyInvalid
 from trimwheel_api.kinds import AdaptiveModel, AdaptivePolicy, PolicyRollout
 from trimwheel_api.kinds.adaptive_model import AdaptiveModelStatus, Step
+from trimwheel_api.loosening import looser_steps
 from trimwheel_api.names import Reason
 from trimwheel_api.policy import DENSE, parse_policy
 from trimwheel_api.times import to_text
-from trimwheel_api.values import basis_points, seconds
+from trimwheel_api.values import basis_points
 from trimwheel_operator.plan.certificates import Standing, digest_of_policy, standing
 from trimwheel_operator.plan.remembered import Remembered, gap
 from trimwheel_operator.plan.validation import first_mistake
@@ -180,7 +181,7 @@ def steps_are_as_strict(request: Request) -> Refusal | None:
     spec = request.rollout.spec
     if spec.steps is None or spec.allow_uncertified:
         return None
-    if why := looser(spec.steps, request.model.spec.rollout.steps):
+    if why := looser_steps(spec.steps, request.model.spec.rollout.steps):
         message = f"spec.steps: {why}; looser steps take spec.allowUncertified"
         return Refusal(Reason.STEPS_LOOSER_THAN_MODEL, message)
     return None
@@ -192,28 +193,6 @@ def steps_ramp(request: Request) -> Refusal | None:
     if weights != sorted(weights):
         return Refusal(Reason.INVALID_SPEC, "spec.steps: weights must not shrink from step to step")
     return None
-
-
-def looser(steps: Sequence[Step], model_steps: Sequence[Step]) -> str:
-    """In what way `steps` expose more, or sooner, than the model's; empty when they do not.
-
-    Before they exceed the weight of a model's step they must have waited, and seen requests, at
-    least as long as the model's steps up to it; and where those begin in the shadow, so must they.
-    What the model's last step never reaches is for promotion, which takes a Pass and a person.
-    """
-    widest, bound = max(steps, key=_weight), max(model_steps, key=_weight)
-    if _weight(widest) > _weight(bound):
-        return f"a step at {widest.weight}, above the model's largest weight of {bound.weight}"
-    if _weight(model_steps[0]) == 0 and _weight(steps[0]) > 0:
-        return "there is no shadow step at 0%"
-    for index, bar in enumerate(model_steps):
-        spent = [step for step in steps if _weight(step) <= _weight(bar)]
-        wanted = model_steps[: index + 1]
-        if sum(seconds(s.hold) for s in spent) < sum(seconds(s.hold) for s in wanted):
-            return f"less holding time than the model's steps up to {bar.weight}"
-        if sum(s.min_requests for s in spent) < sum(s.min_requests for s in wanted):
-            return f"fewer requests than the model's steps up to {bar.weight}"
-    return ""
 
 
 def _weight(step: Step) -> int:

@@ -129,6 +129,9 @@ def choose_stable(draft: Draft, model: AdaptiveModel) -> StableChoice:
     policy = None
     if intended := draft.model.intended:
         policy = policy_of_digest(draft.state, intended.digest, intended.policy)
+        if not intended.model_digest:  # promoted before it was remembered
+            known = {"model_digest": model.spec.model.digest}
+            draft.update_model(intended=intended.model_copy(update=known))
     certificate, found = of_intended(draft.remembered, model, policy, draft.now)
     draft.update_model(certificate=certificate)
     if certificate.revoked_at:

@@ -11,15 +11,15 @@ from hashlib import blake2b
 from typing import Any
 
 from trimwheel_api import names
-from trimwheel_api.kinds import AdaptiveModel, PolicyRollout
-from trimwheel_api.kinds.adaptive_model import FormerStable, StablePolicy
+from trimwheel_api.kinds import AdaptiveModel, PolicyRollout, dump
+from trimwheel_api.kinds.adaptive_model import FormerStable, StablePolicy, Step
 from trimwheel_api.kinds.policy_assignment import AssignedPolicy, PolicyAssignmentSpec
 from trimwheel_api.kinds.policy_journal import RejectedDigest
-from trimwheel_api.kinds.policy_rollout import EffectiveRules
+from trimwheel_api.kinds.policy_rollout import EffectiveRollout, EffectiveRules
 from trimwheel_api.names import Action, Reason
 from trimwheel_api.policy import DENSE
 from trimwheel_api.times import parse, to_micro, to_text
-from trimwheel_api.values import percent
+from trimwheel_api.values import basis_points, percent
 from trimwheel_operator.plan import actuation, journal, phases
 from trimwheel_operator.plan.certificates import (
     DENSE_STANDING,
@@ -56,9 +56,9 @@ def freeze(draft: Draft, rollout: PolicyRollout, model: AdaptiveModel, certified
     spec, assignment = model.spec, draft.assignment
     if assignment is None:
         raise RuntimeError("freeze: the model has no assignment yet")
-    steps = rollout.spec.steps or spec.rollout.steps
+    steps = bounded_steps(rollout, spec.rollout.steps)
     effective = EffectiveRules(
-        rollout=spec.rollout.model_copy(update={"steps": list(steps)}),
+        rollout=EffectiveRollout.model_validate({**dump(spec.rollout), "steps": steps}),
         max_disagreement=spec.objectives.max_disagreement,
         error_budget=spec.objectives.error_budget,
         latency_slo=spec.objectives.latency.slo,
@@ -76,6 +76,23 @@ def freeze(draft: Draft, rollout: PolicyRollout, model: AdaptiveModel, certified
     draft.condition(rollout, names.STALLED, False, Reason.ACCEPTED)
     draft.condition(rollout, names.READY, False, Reason.STARTED, "not promoted yet")
     draft.condition(rollout, names.RECONCILING, True, Reason.STARTED, "the rules are frozen")
+
+
+def bounded_steps(rollout: PolicyRollout, of_model: list[Step]) -> list[Step]:
+    """The steps that are taken: half of the cohorts at most, and from the shadow unless waived.
+
+    Admission and schema say so of what is written; this holds for what they have not seen.
+    """
+    bound = percent(phases.MOST_EXPOSED)
+    steps = [
+        step.model_copy(update={"weight": bound})
+        if basis_points(step.weight) > phases.MOST_EXPOSED
+        else step
+        for step in rollout.spec.steps or of_model
+    ]
+    if phases.exposed(steps[0]) and not rollout.spec.allow_uncertified:
+        steps.insert(0, Step(weight="0%"))  # held as long as the schema's default
+    return steps
 
 
 def promise(draft: Draft, rollout: PolicyRollout, model: AdaptiveModel) -> Standing:
@@ -284,7 +301,13 @@ def intend(draft: Draft, digest: str, policy: str, waived: bool) -> None:
         history = [one for one in history if one.digest != before.digest]
         history = [*history, former][-MAX_REMEMBERED:]
     draft.update_model(
-        intended=StablePolicy(digest=digest, policy=policy, since=moment, waived=waived),
+        intended=StablePolicy(
+            digest=digest,
+            policy=policy,
+            since=moment,
+            waived=waived,
+            model_digest=draft.state.model.spec.model.digest if draft.state.model else "",
+        ),
         history=history,
     )
 

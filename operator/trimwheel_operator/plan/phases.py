@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
-from trimwheel_api.kinds import PolicyRollout
+from trimwheel_api import names
+from trimwheel_api.kinds import AdaptiveModel, PolicyRollout
 from trimwheel_api.kinds.adaptive_model import Step
 from trimwheel_api.kinds.policy_rollout import EffectiveRules, PolicyRolloutStatus
 from trimwheel_api.phases import (
@@ -20,7 +22,8 @@ from trimwheel_api.phases import (
     is_finished,
 )
 from trimwheel_api.phases import is_waiting as is_pending
-from trimwheel_api.values import LARGEST_WEIGHT, basis_points
+from trimwheel_api.times import parse
+from trimwheel_api.values import LARGEST_WEIGHT, basis_points, span
 
 __all__ = [
     "AWAITING_APPROVAL",
@@ -97,6 +100,21 @@ def beyond_limits(broken: Sequence[str]) -> str:
         f"stored before its limits were made, and refused if written again: {text}. At most "
         f"{LARGEST_WEIGHT} of the cohorts are exposed, and no span is longer than a hundred years"
     )[:32_000]
+
+
+def approval_limit(status: PolicyRolloutStatus, model: AdaptiveModel) -> str:
+    """The stricter of the frozen approval deadline and the model's now."""
+    frozen, now = rules(status).rollout.approval_deadline, model.spec.rollout.approval_deadline
+    return min(frozen, now, key=span)
+
+
+def approval_due(status: PolicyRolloutStatus, model: AdaptiveModel) -> datetime | None:
+    """When the wait for an approval ends; None while none is waited for."""
+    asked = status.condition(names.AWAITING_APPROVAL)
+    if status.phase != AWAITING_APPROVAL or asked is None or asked.status != "True":
+        return None
+    since = parse(asked.last_transition_time)
+    return since + span(approval_limit(status, model)) if since else None
 
 
 def is_last_step(status: PolicyRolloutStatus) -> bool:

@@ -59,7 +59,7 @@ def choose(draft: Draft, model: AdaptiveModel, found: Standing) -> StableChoice:
         return StableChoice(DENSE_ASSIGNED, "", found, degraded=True)
     if found.valid or _tolerated(draft, model, intended, found):
         return StableChoice(document, intended.policy, found)
-    same_model = found.reason != Reason.MODEL_DIGEST_CHANGED
+    same_model = not _other_model(model, intended, found)
     if same_model and shown_harm(draft.remembered, intended) and _too_busy(draft, model):
         return StableChoice(document, intended.policy, found, no_room=True)
     return StableChoice(DENSE_ASSIGNED, "", found, degraded=True)
@@ -72,9 +72,16 @@ def _tolerated(draft: Draft, model: AdaptiveModel, intended: StablePolicy, found
     """
     if shown_harm(draft.remembered, intended):
         return model.spec.drift.on_harm == "alert"
-    if found.reason == Reason.MODEL_DIGEST_CHANGED:
+    if _other_model(model, intended, found):
         return False
     return intended.waived and draft.remembered.believes_waiver(intended.digest)
+
+
+def _other_model(model: AdaptiveModel, intended: StablePolicy, found: Standing) -> bool:
+    """Whether it was certified or waived for other weights than those now declared."""
+    known = intended.model_digest
+    changed = bool(known) and known != model.spec.model.digest
+    return changed or found.reason == Reason.MODEL_DIGEST_CHANGED
 
 
 def _too_busy(draft: Draft, model: AdaptiveModel) -> bool:

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from trimwheel_api import names
 from trimwheel_api.kinds import AdaptiveModel, PolicyRollout
 from trimwheel_api.names import Reason
+from trimwheel_api.times import parse
 from trimwheel_operator.plan import outcomes, phases
-from trimwheel_operator.plan.approvals import rejection
+from trimwheel_operator.plan.approvals import approval, rejection
 from trimwheel_operator.plan.draft import Draft
 from trimwheel_operator.plan.isolation import attempt
 from trimwheel_operator.plan.observed import Acknowledgement
@@ -93,6 +94,24 @@ def tripped(draft: Draft, rollout: PolicyRollout, model: AdaptiveModel) -> Stop 
     return None
 
 
+def approval_expired(draft: Draft, rollout: PolicyRollout, model: AdaptiveModel) -> Stop | None:
+    """Nobody approved in time: what waits exposes half of the sessions, so it does not for ever.
+
+    The deadline is the stricter of the frozen one and the model's now. An approval that promotes in
+    this very pass is in time, however late the pass.
+    """
+    due = phases.approval_due(draft.status(rollout), model)
+    if due is None or draft.now < due:
+        return None
+    given = approval(draft, rollout)
+    passes = draft.status(rollout).verdict == names.VERDICT_PASS
+    if given and passes and (parse(given.metadata.creation_timestamp) or draft.now) < due:
+        return None
+    limit = phases.approval_limit(draft.status(rollout), model)
+    message = f"nobody approved it within rollout.approvalDeadline ({limit}); its weight is 0 again"
+    return Stop(Reason.APPROVAL_EXPIRED, message)
+
+
 def _current(draft: Draft) -> list[Acknowledgement]:
     """What live workers say of the assignment as it is, candidate included."""
     observed = draft.state.assignment
@@ -115,6 +134,7 @@ STOPS: tuple[StopRule, ...] = (
     refused_by_worker,
     model_changed,
     certificate_lapsed,
+    approval_expired,
 )
 
 
