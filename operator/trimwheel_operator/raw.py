@@ -103,6 +103,7 @@ def tuning_job(pods: Sequence[Json], job: Json) -> TuningJob:
     failure = ended.get("Failed", {})
     parts = (failure.get("reason", ""), failure.get("message", ""))
     run_uid = metadata["labels"].get(names.LABEL_TUNING_RUN_UID, "")
+    mine = list(pods_of({names.LABEL_TUNING_RUN_UID: run_uid}, pods))
     return TuningJob(
         name=metadata["name"],
         uid=metadata["uid"],
@@ -111,7 +112,9 @@ def tuning_job(pods: Sequence[Json], job: Json) -> TuningJob:
         failed="Failed" in ended,
         message=": ".join(part for part in parts if part),
         model_uid=metadata["labels"].get(names.LABEL_MODEL_UID, ""),
-        cause=cause_of({}, pods_of({names.LABEL_TUNING_RUN_UID: run_uid}, pods)),
+        cause=cause_of({}, mine),
+        created=metadata.get("creationTimestamp", ""),
+        has_pod=bool(mine),
     )
 
 

@@ -15,6 +15,7 @@ from trimwheel_api.errors import SetupFailed, SpecInvalid
 from trimwheel_api.kinds import AdaptiveModel, TuningRun
 from trimwheel_api.names import Reason
 from trimwheel_api.policy import DENSE
+from trimwheel_api.times import to_text
 from trimwheel_local.node.environment import expand
 from trimwheel_operator import manifests
 from trimwheel_operator.jobs import tuning_job
@@ -382,6 +383,20 @@ def test_a_job_whose_pod_cannot_start_says_why_in_its_run(world: World) -> None:
     world.jobs[name] = job
     world.after(1).settle()
     assert world.status("TuningRun", "t").condition(names.READY).reason == Reason.RUNNING
+
+
+@pytest.mark.parametrize(("seconds", "reason"), [(5, "Running"), (40, "PodsRefused")])
+def test_a_job_without_a_pod_says_so_after_a_while(world: World, seconds: int, reason: str) -> None:
+    world.tuning("t")
+    world.after(1).settle()
+    [(name, job)] = world.jobs.items()
+    world.jobs[name] = replace(job, created=to_text(world.now), has_pod=False)
+    world.after(seconds).settle()
+    ready = world.status("TuningRun", "t").condition(names.READY)
+    assert ready.reason == reason
+    world.jobs.clear()
+    world.after(1).settle()
+    assert world.status("TuningRun", "t").outcome == "Failed", "that there was a Job is known"
 
 
 # --- manifests ---------------------------------------------------------------------------------

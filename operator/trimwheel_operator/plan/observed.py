@@ -131,6 +131,8 @@ class TuningJob:
     """What keeps its pod from starting."""
     model_uid: str = ""
     """The model that it was made for; Jobs of earlier versions do not say."""
+    created: str = ""
+    has_pod: bool = True
 
 
 @dataclass(frozen=True, slots=True)

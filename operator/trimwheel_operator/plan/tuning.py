@@ -9,21 +9,25 @@ A run that failed leaves the incumbent where it was. Pure.
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from trimwheel_api import names
 from trimwheel_api.conditions import Row, with_conditions
 from trimwheel_api.kinds import AdaptiveModel, TuningRun
 from trimwheel_api.kinds.tuning_run import TuningRunStatus
 from trimwheel_api.limits import beyond
 from trimwheel_api.names import Reason
-from trimwheel_api.times import to_text
+from trimwheel_api.times import parse, to_text
 from trimwheel_operator.jobs import tuning_job
 from trimwheel_operator.plan.actions import Action, CreateJob, DeleteJob
 from trimwheel_operator.plan.draft import Draft, event_key, status_patch
 from trimwheel_operator.plan.isolation import attempt
-from trimwheel_operator.plan.observed import ObservedState, TuningJob
+from trimwheel_operator.plan.observed import Cause, ObservedState, TuningJob
 from trimwheel_operator.plan.validation import first_mistake
 
 STOPPED = Reason.STOPPED
+PATIENCE = timedelta(seconds=20)
+"""In which the Job controller makes a pod of a Job, unless the API server refuses it."""
 
 
 def story(draft: Draft) -> list[Action]:
@@ -120,18 +124,33 @@ def _starting(draft: Draft, run: TuningRun, job: TuningJob) -> list[Action]:
     """What keeps a Job that has not reported yet from its first word."""
     if run.status.phase or run.status.started_at:
         return []
-    reason = job.cause.reason if job.cause else Reason.RUNNING
-    message = job.cause.message if job.cause else "no outcome yet"
-    made = f"Job {job.name}: {message}" if job.cause else f"Job {job.name}"
+    cause = job.cause or _without_pod(draft, job)
+    reason = cause.reason if cause else Reason.RUNNING
+    message = cause.message if cause else "no outcome yet"
+    # Not the cause's reason: this one says that the Job was made, and is read back (was_created).
+    made = f"Job {job.name}: {message}" if cause else f"Job {job.name}"
     rows: list[Row] = [
         (names.READY, False, reason, message),
-        (names.RECONCILING, True, reason if job.cause else Reason.JOB_CREATED, made),
+        (names.RECONCILING, True, Reason.JOB_CREATED, made),
         (names.STALLED, False, Reason.JOB_CREATED, ""),
     ]
     before = run.status.condition(names.READY)
-    if job.cause and (before is None or before.message != message):
+    if cause and (before is None or before.message != message):
         draft.tell(run.kind, run.metadata, reason, message, "Warning", event_key("cause", message))
     return _patch(draft, run, rows)
+
+
+def _without_pod(draft: Draft, job: TuningJob) -> Cause | None:
+    """A Job says nowhere that its pods are refused; that there is none for long says it."""
+    created = parse(job.created)
+    if job.has_pod or created is None or draft.now - created < PATIENCE:
+        return None
+    place = draft.state.settings.release_namespace
+    return Cause(
+        Reason.PODS_REFUSED,
+        f"Job {job.name} has no pod: a quota or a webhook in {place} may refuse it "
+        f"(kubectl -n {place} describe job {job.name})",
+    )
 
 
 def _fail(

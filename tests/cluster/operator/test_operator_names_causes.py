@@ -67,6 +67,24 @@ def test_the_cause_is_in_a_condition_and_an_event_of_the_model(
     eventually(told, f"an Event says {reason}", 20)
 
 
+def test_a_quota_that_refuses_the_pod_of_a_job_is_told_in_its_run(
+    team: Any, operator: Callable[..., Any], admin: Clients, release: str
+) -> None:
+    operator()
+    team.model()
+    admin.core.create_namespaced_resource_quota(release, QUOTA)
+    try:
+        team.create("TuningRun", "crowded", {"model": MODEL})
+
+        def why() -> bool:
+            found: dict[str, Any] = team.condition("TuningRun", "crowded", names.READY)
+            return found.get("reason") == "PodsRefused" and "has no pod" in found["message"]
+
+        eventually(why, "the run says that its Job has no pod", 60)
+    finally:
+        admin.core.delete_namespaced_resource_quota("none", release)
+
+
 def test_deleting_a_model_stops_the_job_of_a_run_that_somebody_made(
     team: Any, operator: Callable[..., Any], admin: Clients, release: str
 ) -> None:
