@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import click
 
+from trimwheel_api.errors import InvalidInput
+from trimwheel_api.values import DURATION_PATTERN, NAME_PATTERN, seconds
 from trimwheel_console import emit, output_option, text_table
 from trimwheel_dashboards.generate import boards, expressions
 from trimwheel_dashboards.promql import INTERVAL, MODEL, NAMESPACE
@@ -47,6 +51,11 @@ def queries(model: str, namespace: str, interval: str, dashboard: str | None, ou
       trimwheel dashboards queries --model classifier --namespace shop --interval 1m
       trimwheel dashboards queries | xargs -d '\\n' -n1 promtool query instant $PROMETHEUS_URL
     """
+    if not re.fullmatch(DURATION_PATTERN, interval) or not seconds(interval):
+        raise InvalidInput("--interval", "must be a duration such as 1m, above 0", interval)
+    for option, text in (("--model", model), ("--namespace", namespace)):
+        if not re.fullmatch(NAME_PATTERN, text):
+            raise InvalidInput(option, "must be a name of Kubernetes", text)
     values = {INTERVAL: interval, NAMESPACE: namespace, MODEL: model}
     found = [
         (name, resolve(expression, values))

@@ -15,6 +15,10 @@ from typing import Any
 from trimwheel_api.errors import SpecInvalid
 from trimwheel_api.values import seconds
 
+LONGEST_SPAN = 3660 * 86_400.0
+"""Ten years, as long as records may be kept: what no clock, timer or calendar overflows on."""
+_DIGITS = 18
+
 
 @dataclass(frozen=True, slots=True)
 class Environment:
@@ -30,23 +34,32 @@ class Environment:
         """A comma list, without blanks and empty parts."""
         return tuple(part.strip() for part in self.text(name).split(",") if part.strip())
 
-    def count(self, name: str, default: int) -> int:
-        """A whole number from 1. Raises SpecInvalid."""
+    def count(self, name: str, default: int, most: int = 1_000_000) -> int:
+        """A whole number from 1 to `most`. Raises SpecInvalid."""
         text = self.text(name, str(default))
-        if not text.isdecimal() or int(text) < 1:
+        digits = text.isascii() and text.isdigit() and len(text) <= _DIGITS
+        if not digits or int(text) < 1:
             raise SpecInvalid(name, "must be a whole number, 1 or more", text)
+        if int(text) > most:
+            raise SpecInvalid(name, f"must be a whole number, at most {most}", text)
         return int(text)
 
     def json(self, name: str, default: Any) -> Any:
-        """A JSON document. Raises SpecInvalid."""
+        """A JSON document of the default's kind, list or object. Raises SpecInvalid."""
         text = self.text(name)
         try:
-            return json.loads(text) if text else default
-        except ValueError as error:
+            value = json.loads(text) if text else default
+        except (ValueError, RecursionError) as error:
             raise SpecInvalid(name, "must be JSON", text) from error
+        if not isinstance(value, type(default)):
+            kind = "list" if isinstance(default, list) else "object"
+            raise SpecInvalid(name, f"must be a JSON {kind}", text)
+        return value
 
-    def span(self, name: str, default: float) -> float:
-        """Seconds: a duration such as `1m30s`, or a plain number of them. Raises SpecInvalid."""
+    def span(
+        self, name: str, default: float, least: float = 0.0, most: float = LONGEST_SPAN
+    ) -> float:
+        """Seconds from `least` to `most`: `1m30s`, or a plain number. Raises SpecInvalid."""
         text = self.text(name)
         if not text:
             return default
@@ -56,4 +69,7 @@ class Environment:
             raise SpecInvalid(name, "must be a duration such as 30s", text) from error
         if not 0 <= found < math.inf:
             raise SpecInvalid(name, "must be a duration such as 30s", text)
+        if not least <= found <= most:
+            rule = f"must be a duration from {least:g} to {most:g} seconds"
+            raise SpecInvalid(name, rule, text)
         return found

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from typing import Any
@@ -54,11 +55,16 @@ class HandlingCommand(click.Command):
         try:
             return super().invoke(ctx)
         except TrimwheelError as error:
-            if ctx.meta.get(META_OUTPUT) == "json":
-                click.echo(json.dumps(error_body(error), ensure_ascii=False), err=True)
-            else:
-                click.echo(f"{click.style('error', fg='red')}: {error}", err=True)
+            _say(ctx, error_body(error)["error"], str(error))
             sys.exit(exit_code(error))
+        except OSError as error:
+            if error.errno in (errno.EPIPE, None):  # click knows what a closed pipe means
+                raise
+            # The machine's: a full disk, a folder that may not be written, a file that is none.
+            where = f"{error.filename}: " if error.filename else ""
+            text = f"{where}{error.strerror}"
+            _say(ctx, {"type": type(error).__name__, "message": text}, text)
+            sys.exit(USAGE)
         except KeyboardInterrupt as interrupt:
             kept = getattr(interrupt, "__notes__", [])
             click.echo("; ".join([f"\ninterrupted: {_called(ctx)}", *kept]), err=True)
@@ -67,6 +73,13 @@ class HandlingCommand(click.Command):
 
 class ErrorHandling(HandlingCommand, click.Group):
     """The same for a group and all its verbs."""
+
+
+def _say(ctx: click.Context, body: dict[str, Any], text: str) -> None:
+    if ctx.meta.get(META_OUTPUT) == "json":
+        click.echo(json.dumps({"error": body}, ensure_ascii=False), err=True)
+    else:
+        click.echo(f"{click.style('error', fg='red')}: {text}", err=True)
 
 
 def _called(ctx: click.Context) -> str:

@@ -30,12 +30,17 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=1).encode())
 
 
-def read_json(path: Path) -> Any | None:
-    """The JSON in `path`, or None when there is no such file."""
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in `path`; None when there is no such file, or it is damaged.
+
+    All of them are written whole (`write_json`): a damaged one was spoilt by somebody else, and
+    says as little as one that is missing.
+    """
     try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
         return None
+    return value if isinstance(value, dict) else None
 
 
 def tail(path: Path, lines: int = 15) -> str:

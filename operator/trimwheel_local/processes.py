@@ -32,9 +32,10 @@ class ProcessId:
     @classmethod
     def load(cls, value: Any) -> ProcessId | None:
         """Read what `dump` wrote; anything else is None."""
-        if isinstance(value, dict) and {"pid", "start"} <= value.keys():
-            return cls(int(value["pid"]), int(value["start"]))
-        return None
+        if not isinstance(value, dict):
+            return None
+        pid, start = value.get("pid"), value.get("start")
+        return cls(pid, start) if type(pid) is int and type(start) is int else None
 
     def dump(self) -> dict[str, int]:
         return {"pid": self.pid, "start": self.start}

@@ -18,7 +18,7 @@ import click
 import yaml
 
 from trimwheel_api import names
-from trimwheel_api.errors import SetupFailed
+from trimwheel_api.errors import SetupFailed, Unavailable
 from trimwheel_console import NEGATIVE, documents, emit, note, output_option, progress, text_table
 from trimwheel_console.exits import ErrorHandling
 from trimwheel_console.ranges import SEED, Real, Whole
@@ -243,6 +243,8 @@ def register(seed: int, output: str) -> None:
     trimwheel demo register > model.yaml
     kubectl apply -f model.yaml
     """
+    from mlflow.exceptions import MlflowException
+
     from trimwheel_demo import training
     from trimwheel_demo.settings import model_manifest
     from trimwheel_demo.world import register_model
@@ -252,7 +254,11 @@ def register(seed: int, output: str) -> None:
         raise SetupFailed("there is no MLflow: bring it up with `trimwheel cluster up --chart`")
     trained = training.ensure(seed)
     metadata = dict(trained.metadata) | {"digest": trained.digest}
-    uri = register_model(mlflow, trained.folder, metadata)
+    try:
+        uri = register_model(mlflow, trained.folder, metadata)
+    except (MlflowException, OSError, LookupError, TypeError, AttributeError, ValueError) as error:
+        said = " ".join(str(error).split())[:300]
+        raise Unavailable(f"{mlflow} does not answer as MLflow does: {said}") from error
     manifest = model_manifest(uri, trained.digest)
     value = {"uri": uri, "digest": trained.digest, "manifest": manifest}
     note(f"registered as {uri}")

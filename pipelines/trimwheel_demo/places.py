@@ -66,7 +66,8 @@ def default_places(index: int | None = None) -> Places:
 def whole_number(environ: Mapping[str, str], name: str, largest: int) -> int:
     """A variable that holds a number; 0 when it is unset. Raises InvalidInput."""
     text = environ.get(name) or "0"
-    if not (text.isascii() and text.isdigit()) or int(text) > largest:
+    digits = text.isascii() and text.isdigit() and len(text) <= 18
+    if not digits or int(text) > largest:
         rule = f"must be a whole number from 0 to {largest}"
         raise InvalidInput(name, rule, text, f"Leave it out, or set {name}=1")
     return int(text)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from trimwheel_demo.evidence import Evidence
+from trimwheel_local.files import read_json
 from trimwheel_local.layout import cache_folder
 
 SCHEMA = "trimwheel.demo/v1"
@@ -105,7 +106,7 @@ def _gpu() -> str | None:
 
 def _setup(root: Path) -> dict[str, Any]:
     path = root / "build" / "setup.json"
-    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    found = read_json(path) or {}
     return {
         "cold": found.get("cold", False),
         "seconds": found.get("seconds", 0.0),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import click
 import pytest
 from click.testing import CliRunner
 from tests.cli.verbs import VERBS, required
+from tests.repo.repository import ROOT
 
 from trimwheel_cli.main import cli
 from trimwheel_console.ranges import Real, Whole, WholeList
@@ -86,3 +90,46 @@ def test_numbers_from_the_environment_are_held_to_the_same_range(
             assert value == "-1" or f"(from {param.envvar})" in said, said
         monkeypatch.delenv(str(param.envvar))
     assert seen >= 4
+
+
+def test_what_the_machine_refuses_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRIMWHEEL_STATE", "/dev/null/state")
+    monkeypatch.setenv("TRIMWHEEL_INDEX", "240")
+    code, said = ends("cluster up")
+    assert code == 2 and "Not a directory" in said and "/dev/null/state" in said
+    code, said = ends("cluster status")
+    assert code == 3
+    code, said = ends("cluster up", "-o", "json")
+    assert code == 2 and json.loads(said.splitlines()[-1])["error"]["type"] == "NotADirectoryError"
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--interval", v) for v in ("0s", "-1m", "nan", "soon", "", "1m]", "99999999999d")]
+    + [(o, v) for o in ("--model", "--namespace") for v in ('a"}', "A", "../x", "", "a\n")],
+)
+def test_queries_are_made_of_names_and_durations_alone(option: str, value: str) -> None:
+    code, said = ends("dashboards queries", option, value)
+    assert code == 2 and f"error: {option}: must be" in said
+
+
+def test_every_number_of_the_charts_values_has_a_smallest_and_a_largest_value() -> None:
+    schema = json.loads((ROOT / "charts/trimwheel/values.schema.json").read_text())
+    free, seen = [], 0
+    waiting = [("values", schema)]
+    while waiting:
+        place, node = waiting.pop()
+        if isinstance(node, list):
+            waiting += [(place, each) for each in node]
+        if not isinstance(node, dict):
+            continue
+        waiting += [(f"{place}.{key}", each) for key, each in node.items()]
+        kinds = node.get("type")
+        if {"integer", "number"} & set(kinds if isinstance(kinds, list) else [kinds]):
+            seen += 1
+            least = {"minimum", "exclusiveMinimum"} & node.keys()
+            most = {"maximum", "exclusiveMaximum"} & node.keys()
+            free += [place] if not (least and most) else []
+    assert free == [] and seen >= 4

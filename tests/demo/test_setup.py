@@ -330,5 +330,5 @@ def test_a_finished_step_is_shown_once_where_there_is_no_terminal(
     slow = steps.Step("binaries", lambda step: time.sleep(1.0))
     lanes.run_steps([quick, slow])
     shown = capsys.readouterr().out.splitlines()
-    assert sum("python" in line for line in shown) == 1
+    assert sum("python" in line and line.endswith("done") for line in shown) == 1
     assert sum("binaries" in line for line in shown) > 2

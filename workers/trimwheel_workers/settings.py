@@ -52,8 +52,8 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> Settings:
         pod_name=given.text("POD_NAME", usual.pod_name),
         pod_uid=given.text("POD_UID", usual.pod_uid),
         assignment_file=Path(file) if file else None,
-        record_age=given.span(RECORD_AGE, usual.record_age),
-        drain_notice=given.span(DRAIN_NOTICE, usual.drain_notice),
-        receive_time=given.span(RECEIVE_TIME, usual.receive_time),
+        record_age=given.span(RECORD_AGE, usual.record_age, most=3_600),
+        drain_notice=given.span(DRAIN_NOTICE, usual.drain_notice, most=3_600),
+        receive_time=given.span(RECEIVE_TIME, usual.receive_time, 0.01, 3_600),
         max_connections=given.count(MAX_CONNECTIONS, usual.max_connections),
     )

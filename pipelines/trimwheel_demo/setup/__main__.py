@@ -58,7 +58,9 @@ def write_timings(steps: list[Step], seconds: float) -> None:
     previous = BUILD / "setup.json"
     record = {"cold": cold, "seconds": round(seconds, 1), "steps": rows}
     if not cold and previous.exists():
-        first = json.loads(previous.read_text())
+        from trimwheel_local.files import read_json
+
+        first = read_json(previous) or {}
         record["first_run"] = first.get("first_run") or (first if first.get("cold") else None)
     previous.write_text(json.dumps(record, indent=2) + "\n")
 

@@ -5,7 +5,6 @@ Called by `__main__` before anything is made; changes nothing.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -51,7 +50,7 @@ def _input_problems() -> list[str]:
     found = []
     for name in ("SEED", "TRIMWHEEL_INDEX"):
         text = os.environ.get(name) or "0"
-        if not (text.isascii() and text.isdigit()):
+        if not (text.isascii() and text.isdigit() and len(text) <= 10):
             found.append(
                 f"{name} must be a whole number, but is {text!r}: leave it out, or {name}=1"
             )
@@ -64,19 +63,19 @@ def _input_problems() -> list[str]:
 def _port_problem() -> str:
     """The API server's and the kubelet's ports; Services and pods have addresses of their own."""
     from trimwheel_api.errors import InvalidInput
+    from trimwheel_local.files import read_json
     from trimwheel_local.layout import Layout
     from trimwheel_local.processes import ProcessId
 
     state = Path(os.environ.get("TRIMWHEEL_STATE") or ROOT / ".trimwheel")
     index = os.environ.get("TRIMWHEEL_INDEX") or "0"
-    if not index.isdigit():
+    if not (index.isascii() and index.isdigit() and len(index) <= 10):
         return ""  # said already
     try:
         layout = Layout(state, int(index))
     except InvalidInput as error:
         return f"TRIMWHEEL_INDEX: {error}"
-    record = json.loads(layout.record.read_text()) if layout.record.exists() else {}
-    supervisor = ProcessId.load(record.get("process"))
+    supervisor = ProcessId.load((read_json(layout.record) or {}).get("process"))
     if supervisor is not None and supervisor.alive():
         return ""  # a cluster of ours, which the demo removes or uses
     taken = [port for port in (layout.api_port, layout.kubelet_port) if not _is_free(port)]

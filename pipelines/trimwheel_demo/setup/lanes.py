@@ -89,8 +89,8 @@ def _show(steps: list[Step], threads: list[threading.Thread]) -> None:
             drawn = len(shown)
         elif shown and (time.monotonic() - last > 20 or not alive):
             fresh = [step for step in shown if step.name not in finished]
-            sys.stdout.write("".join(f"{_line(step)}\n" for step in fresh))
             finished |= {step.name for step in fresh if step.state == "done"}
+            sys.stdout.write("".join(f"{_line(step)}\n" for step in fresh))
             last = time.monotonic()
         sys.stdout.flush()
         if not alive:
