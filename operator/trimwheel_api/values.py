@@ -244,6 +244,12 @@ Digest = Annotated[str, StringConstraints(pattern=DIGEST_PATTERN, max_length=71)
 """`sha256:` and 64 hex characters."""
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN, max_length=253)]
 """The name of an object in the same namespace."""
+AccessSecretName = Annotated[
+    str,
+    StringConstraints(pattern=r"^trimwheel-[a-z0-9]([-a-z0-9.]{0,240}[a-z0-9])?$", max_length=253),
+]
+"""A Secret of the same namespace that its owner means for workers: whoever may declare a model may
+not thereby have any other Secret mounted."""
 ModelName = Annotated[str, StringConstraints(pattern=NAME_PATTERN, max_length=MAX_MODEL_NAME)]
 """The name of an AdaptiveModel in the same namespace: labels and a Service carry it."""
 

@@ -19,6 +19,10 @@ from trimwheel_api.kinds.common import Spec
 ENVIRONMENT = "TRIMWHEEL_WORKER"
 MODEL_PATH = "/var/run/trimwheel/model"
 """Mount of the emptyDir into which the init step puts the artifact."""
+TOKENS_PATH = "/var/run/trimwheel/tokens"
+"""Mount of the Secret with clients' bearer tokens."""
+TLS_PATH = "/var/run/trimwheel/tls"
+"""Mount of the Secret with certificate and key."""
 STATE_PATH = "/var/run/trimwheel/state"
 """Mount of the emptyDir that keeps the last good assignment across container restarts."""
 
@@ -33,6 +37,8 @@ class WorkerConfig(Spec):
     state_path: str = Field(default=STATE_PATH, description="Folder for the last good assignment.")
     engine: EngineSpec = Field(default_factory=EngineSpec)
     objectives: Objectives = Field(default_factory=Objectives)
+    tokens_path: str = Field(default="", description="Folder of bearer tokens; empty: none needed.")
+    tls_path: str = Field(default="", description="Folder of certificate and key; empty: none.")
     keep_inputs: bool = Field(default=False, description="audits.inputs is sampled.")
     records_uri: str = Field(default="", description="fsspec root of audit records; empty: none.")
     port: int = Field(default=names.WORKER_PORT, description="HTTP, for clients.")

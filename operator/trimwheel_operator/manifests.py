@@ -170,15 +170,33 @@ def _pod(model: AdaptiveModel, settings: Settings) -> Json:
         {"name": "model", "mountPath": worker_config.MODEL_PATH},
         {"name": "state", "mountPath": worker_config.STATE_PATH},
     ]
+    secrets = _secrets(model)
     return {
         "serviceAccountName": names.worker_account(model.name),
         "terminationGracePeriodSeconds": GRACE_SECONDS,
         "securityContext": unprivileged(),
         **pull_secrets(settings),
-        "volumes": [{"name": "model", "emptyDir": {}}, {"name": "state", "emptyDir": {}}],
+        "volumes": [
+            *({"name": mount["name"], "emptyDir": {}} for mount in mounts),
+            *({"name": name, "secret": {"secretName": of}} for name, of, _ in secrets),
+        ],
         "initContainers": [_fetch(model, settings, mounts[:1])],
-        "containers": [_worker(model, settings, mounts)],
+        "containers": [_worker(model, settings, mounts + _mounts_of(secrets))],
     }
+
+
+def _secrets(model: AdaptiveModel) -> list[tuple[str, str, str]]:
+    """Volume, Secret and path of each Secret that the model's workers need."""
+    access = model.spec.access
+    wanted = (
+        ("tokens", access.tokens_secret, worker_config.TOKENS_PATH),
+        ("tls", access.tls_secret, worker_config.TLS_PATH),
+    )
+    return [(name, secret, path) for name, secret, path in wanted if secret]
+
+
+def _mounts_of(secrets: list[tuple[str, str, str]]) -> list[Json]:
+    return [{"name": name, "mountPath": path} for name, _, path in secrets]
 
 
 def _fetch(model: AdaptiveModel, settings: Settings, mounts: list[Json]) -> Json:
@@ -211,6 +229,8 @@ def _worker(model: AdaptiveModel, settings: Settings, mounts: list[Json]) -> Jso
         model_digest=spec.model.digest,
         engine=spec.engine,
         objectives=spec.objectives,
+        tokens_path=worker_config.TOKENS_PATH if spec.access.tokens_secret else "",
+        tls_path=worker_config.TLS_PATH if spec.access.tls_secret else "",
         keep_inputs=spec.audits.inputs == "sampled",
         records_uri=settings.records_uri,
         port=names.WORKER_PORT,

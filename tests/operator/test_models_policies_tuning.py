@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from trimwheel_api import names, worker_config
 from trimwheel_api.errors import SetupFailed, SpecInvalid
 from trimwheel_api.kinds import AdaptiveModel, TuningRun
+from trimwheel_api.kinds.adaptive_model import Access
 from trimwheel_api.names import Reason
 from trimwheel_api.policy import DENSE
 from trimwheel_api.times import to_text
@@ -400,6 +402,41 @@ def test_a_job_without_a_pod_says_so_after_a_while(world: World, seconds: int, r
 
 
 # --- manifests ---------------------------------------------------------------------------------
+
+
+def test_secrets_of_clients_and_tls_are_mounted_where_the_worker_looks(promoted: World) -> None:
+    promoted.model(access={"tokensSecret": "trimwheel-clients", "tlsSecret": "trimwheel-tls"})
+    state = promoted.observe()
+    deployment = manifests.worker_objects(state.model, {"uid": "u"}, Settings())[-1]
+    pod = deployment["spec"]["template"]["spec"]
+    mounted = [one for one in pod["volumes"] if "secret" in one]
+    secrets = {one["name"]: one["secret"]["secretName"] for one in mounted}
+    assert secrets == {"tokens": "trimwheel-clients", "tls": "trimwheel-tls"}
+    (worker,) = pod["containers"]
+    paths = {mount["name"]: mount["mountPath"] for mount in worker["volumeMounts"]}
+    env = {one["name"]: one.get("value") for one in worker["env"]}
+    config = worker_config.from_environment({worker_config.ENVIRONMENT: env["TRIMWHEEL_WORKER"]})
+    assert (config.tokens_path, config.tls_path) == (paths["tokens"], paths["tls"])
+    assert [mount["name"] for mount in pod["initContainers"][0]["volumeMounts"]] == ["model"]
+
+
+def test_probes_and_scrapes_go_to_a_port_that_clients_do_not_use(promoted: World) -> None:
+    deployment = manifests.worker_objects(promoted.observe().model, {"uid": "u"}, Settings())[-1]
+    template = deployment["spec"]["template"]
+    (worker,) = template["spec"]["containers"]
+    probes = {worker[name]["httpGet"]["port"] for name in ("startupProbe", "readinessProbe",
+                                                            "livenessProbe")}  # fmt: skip
+    scraped = int(template["metadata"]["annotations"]["prometheus.io/port"])
+    service = manifests.worker_objects(promoted.observe().model, {"uid": "u"}, Settings())[3]
+    assert probes == {scraped} == {names.WORKER_PROBES_PORT}
+    assert [port["targetPort"] for port in service["spec"]["ports"]] == [names.WORKER_PORT]
+
+
+@pytest.mark.parametrize("name", ["clients", "trimwheel-", "trimwheel-A", "x/trimwheel-a", ""])
+def test_only_secrets_that_are_meant_for_workers_are_mounted(name: str) -> None:
+    for field in ("tokensSecret", "tlsSecret"):
+        with pytest.raises(ValidationError, match=field):
+            Access.model_validate({field: name})
 
 
 @pytest.mark.parametrize(

@@ -96,21 +96,34 @@ async def serving(**limits: Any) -> AsyncIterator[Served]:
         await task
 
 
-def _made(**limits: Any) -> Served:
-    config = WorkerConfig(model="m", namespace="n", model_digest="sha256:" + "a" * 64)
+def made_worker(**fields: Any) -> Worker:
+    """A ready worker without an engine, which answers every text at once."""
+    config = WorkerConfig(model="m", namespace="n", model_digest="sha256:" + "a" * 64, **fields)
     worker = Worker(config, WorkerMetrics("m", 0.25), None)
     worker.engine_ready(SHAPE)
     worker.engine.ready, worker.engine.shape = True, SHAPE
     snapshot = Snapshot(1, 1, "salt", 0, 0.0, resident(DENSE, SHAPE), None)
     worker._guards.reside("salt", {"stable": DENSE.digest})
     worker.requests.target = worker.requests.serving = snapshot
-    served = Served(worker, Door(ConnectionLimits(**limits), worker.requests.refused))
 
     def answer(_: Any, frame: Any) -> None:
-        for row in frame[1] if not served.hold else ():
+        for row in frame[1]:
             worker.requests.settle([row[0], Status.ANSWERED, 0, 0.5, 1, 2, 0, 3], 0.0)
 
     worker.requests._send = answer
+    return worker
+
+
+def _made(**limits: Any) -> Served:
+    worker = made_worker()
+    served = Served(worker, Door(ConnectionLimits(**limits), worker.requests.refused))
+    answer = worker.requests._send
+
+    def unless_held(kind: Any, frame: Any) -> None:
+        if not served.hold:
+            answer(kind, frame)
+
+    worker.requests._send = unless_held
     return served
 
 

@@ -13,6 +13,7 @@ from pydantic import Field
 from trimwheel_api.kinds.common import ConditionedStatus, Resource, Spec, Status, ruled
 from trimwheel_api.values import (
     MODEL_NAME_PATTERN,
+    AccessSecretName,
     AtMost,
     Digest,
     Duration,
@@ -75,6 +76,22 @@ class EngineSpec(Spec):
     )
     deadline: ShortDuration = Field(
         default="2s", description="A request that waited this long is answered 503."
+    )
+
+
+class Access(Spec):
+    """Who may ask the workers, and over what."""
+
+    tokens_secret: AccessSecretName | None = Field(
+        default=None,
+        description="Secret trimwheel-... of the model's namespace with a key for each client (its "
+        "subject) and that client's bearer token (16 characters or more) as value. Unset: whoever "
+        "reaches the Service may ask, and is known by its address.",
+    )
+    tls_secret: AccessSecretName | None = Field(
+        default=None,
+        description="Secret trimwheel-... of type kubernetes.io/tls in the model's namespace. "
+        "Unset: plain HTTP.",
     )
 
 
@@ -253,6 +270,7 @@ class AdaptiveModelSpec(Spec):
         default="textClassification", description="What the model does."
     )
     replicas: int = Field(default=1, description="Workers.", ge=0, le=1000)
+    access: Access = Field(default_factory=Access, description="Who may ask.")
     resources: Resources = Field(default_factory=Resources, description="Of a worker container.")
     engine: EngineSpec = Field(default_factory=EngineSpec, description="How the model is run.")
     objectives: Objectives = Field(default_factory=Objectives, description="What is promised.")

@@ -203,7 +203,9 @@ def _endpoint(state: ObservedState) -> str:
     address, port = state.children.cluster_ip, state.settings.service_port
     if not address:
         return ""
-    return f"http://{address}" if port == 80 else f"http://{address}:{port}"
+    tls = state.model is not None and state.model.spec.access.tls_secret
+    scheme, usual = ("https", 443) if tls else ("http", 80)
+    return f"{scheme}://{address}" if port == usual else f"{scheme}://{address}:{port}"
 
 
 def _report_policies(draft: Draft, choice: StableChoice) -> None:

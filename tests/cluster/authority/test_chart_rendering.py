@@ -380,3 +380,19 @@ def test_notes_warn_of_what_is_missing(helm: Callable[..., str], chart: Path) ->
     assert "ledger is a file" not in usual
     assert "WARNING mlflow.url is empty" in notes("mlflow.url=", "records.uri=s3://b/p")
     assert "ledger is a file" in notes("pipelines.persistence.enabled=false")
+
+
+def test_network_policies_keep_clients_off_probes_and_metrics(render: Render) -> None:
+    objects = render("full")
+    workers = objects["NetworkPolicy", "trimwheel-workers"]
+    assert workers["metadata"]["namespace"] == "support"
+    clients, monitoring = workers["spec"]["ingress"]
+    assert [port["port"] for port in clients["ports"]] == [names.WORKER_PORT]
+    assert [port["port"] for port in monitoring["ports"]] == [names.WORKER_PROBES_PORT]
+    assert clients["from"] == [{"namespaceSelector": {"matchLabels": {"clients": "true"}}}]
+    for component, port in (
+        ("operator", names.OPERATOR_METRICS_PORT), ("pipelines", names.PIPELINES_METRICS_PORT),
+    ):  # fmt: skip
+        (rule,) = objects["NetworkPolicy", f"trimwheel-{component}"]["spec"]["ingress"]
+        assert [one["port"] for one in rule["ports"]] == [port]
+    assert not any(kind == "NetworkPolicy" for kind, _ in render()), "a choice"

@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -24,6 +25,7 @@ from trimwheel_api import names, records
 from trimwheel_api.errors import InvalidInput, Overloaded, RequestInvalid, Unavailable, quote
 from trimwheel_workers.engine.status import Status
 from trimwheel_workers.front import protocol, tensors
+from trimwheel_workers.front.access import AUTHORIZATION, Tokens
 from trimwheel_workers.front.compression import CONTENT_ENCODING, body_of
 from trimwheel_workers.front.dispatch import ENGINE_DOWN, Answer, Caller
 from trimwheel_workers.front.error_body import error_body, invalid_body
@@ -50,6 +52,13 @@ def make_app(worker: Worker) -> Starlette:
     """The application of one worker."""
     model = worker.config.model
     release = version("trimwheel")
+    tokens = Tokens(Path(worker.config.tokens_path)) if worker.config.tokens_path else None
+
+    def who(request: Request) -> str:
+        """Whose evidence a request is. Raises RequestInvalid where a token is wanted."""
+        if tokens is None:
+            return peer_of(request)
+        return tokens.subject(request.headers.get("authorization"))
 
     async def server_metadata(_: Request) -> Response:
         shape = worker.engine.shape
@@ -64,6 +73,7 @@ def make_app(worker: Worker) -> Starlette:
         return _json({"ready": worker.ready}, 200 if worker.ready else 503)
 
     async def model_metadata(request: Request) -> Response:
+        who(request)
         _check_model(request, worker)
         return _json(protocol.model_metadata(model, worker.version))
 
@@ -72,7 +82,7 @@ def make_app(worker: Worker) -> Starlette:
         return _json({"name": model, "ready": worker.ready}, 200 if worker.ready else 503)
 
     async def infer(request: Request) -> Response:
-        return await Inference(worker, request).respond()
+        return await Inference(worker, request, who).respond()
 
     def of_model(prefix: str) -> list[Route]:
         return [
@@ -100,17 +110,19 @@ def make_app(worker: Worker) -> Starlette:
 class Inference:
     """One infer request from its headers to its response."""
 
-    def __init__(self, worker: Worker, request: Request) -> None:
+    def __init__(self, worker: Worker, request: Request, who: Callable[[Request], str]) -> None:
         self._worker = worker
         self._request = request
+        self._who_is = who
         self._caller = Caller(identity=peer_of(request))
 
     async def respond(self) -> Response:
         """The response, whatever happens; every end is counted."""
         worker = self._worker
         try:
+            identity = self._who_is(self._request)
             _check_model(self._request, worker)
-            self._caller = self._who()
+            self._caller = self._keys()._replace(identity=identity)
             headers = self._request.headers
             body = body_of(await self._body(), headers.get("content-encoding", ""))
             most = worker.config.engine.max_batch
@@ -139,14 +151,14 @@ class Inference:
             return Response(body, media_type=_JSON)
         return Response(body, headers={tensors.HEADER: str(head)}, media_type=_OCTETS)
 
-    def _who(self) -> Caller:
+    def _keys(self) -> Caller:
         session = tenant = ""
         for name, value in self._request.scope["headers"]:
             if name == _SESSION:
                 session = protocol.key_of(value, names.SESSION_HEADER)
             elif name == _TENANT:
                 tenant = protocol.key_of(value, records.TENANT_HEADER)
-        return Caller(session, tenant, self._caller.identity)
+        return Caller(session, tenant)
 
     async def _body(self) -> bytes:
         stated = self._request.headers.get("content-length", "")
@@ -209,6 +221,8 @@ def _check_model(request: Request, worker: Worker) -> None:
 def _invalid_code(error: InvalidInput) -> int:
     if error.field in ("model", "version"):
         return 404
+    if error.field == AUTHORIZATION:
+        return 401
     if error.field == CONTENT_ENCODING:
         return 415
     too_large = error.field == "body" and "bytes" in error.rule
@@ -220,7 +234,9 @@ def _sentence(field: str, sentence: str) -> bytes:
 
 
 def _bytes(body: bytes, code: int, retry: float = 0.0) -> Response:
-    headers = {"retry-after": str(math.ceil(retry))} if retry else None
+    headers = {"retry-after": str(math.ceil(retry))} if retry else {}
+    if code == 401:
+        headers["www-authenticate"] = "Bearer"
     return Response(body, code, headers, _JSON)
 
 

@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import uvicorn
 import uvloop
@@ -31,6 +32,7 @@ from trimwheel_workers.front.engine_client import EngineFailed
 from trimwheel_workers.front.limits import ConnectionLimits
 from trimwheel_workers.front.metrics import WorkerMetrics
 from trimwheel_workers.front.probes import Probes, Pulse
+from trimwheel_workers.front.tls import Certificate
 from trimwheel_workers.front.worker import Worker
 from trimwheel_workers.records.writer import RecordWriter, WriterSettings
 from trimwheel_workers.settings import Settings
@@ -69,7 +71,10 @@ class _Serving:
         """Start everything, wait for the end, drain."""
         loop = asyncio.get_running_loop()
         listener = _listen(self._settings.bind, self._config.port)
+        tls_path = self._config.tls_path
+        certificate = Certificate(Path(tls_path)) if tls_path else None
         pulse = Pulse()
+        watching = [asyncio.create_task(pulse.beat(), name="pulse")]
         probes = Probes(
             self._settings.bind, self._config.probes_port, pulse=pulse,
             ready=lambda: self._worker.ready, metrics=self._metrics.render,
@@ -87,16 +92,21 @@ class _Serving:
                 log_level="warning", timeout_graceful_shutdown=int(_RESPONSES_SECONDS),
             )
         )  # fmt: skip
+        if certificate is not None:
+            # uvicorn makes a context of its own from files, which it would never read again.
+            server.config.load()
+            server.config.ssl = certificate.context
+            watching.append(asyncio.create_task(certificate.watch(), name="certificate"))
         http = asyncio.create_task(server.serve([listener]), name="http")
         engine = asyncio.create_task(self._worker.engine.run(), name="engine")
         assignments = self._assignments(loop)
         assignments.start()
-        beating = asyncio.create_task(pulse.beat(), name="pulse")
         stopping = asyncio.create_task(stop.wait(), name="stop")
         await asyncio.wait({http, engine, stopping}, return_when=asyncio.FIRST_COMPLETED)
         healthy = stopping.done()
         await self._drain(server, http, engine, assignments)
-        beating.cancel()
+        for task in watching:
+            task.cancel()
         await asyncio.to_thread(probes.stop)
         return 0 if healthy else 1
 
