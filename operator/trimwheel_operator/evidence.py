@@ -9,7 +9,7 @@ away is an answer too: no guard passes, none fails. The formulas live in `trimwh
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from trimwheel_api import metrics, names
 from trimwheel_api.kinds import PolicyRollout
@@ -18,15 +18,13 @@ from trimwheel_api.times import parse_or
 from trimwheel_api.values import decimal_string
 from trimwheel_operator.identities import largest_share, share_sentence
 from trimwheel_operator.plan.observed import Evidence
-from trimwheel_operator.samples import Samples
-from trimwheel_telemetry.answers import Answer, Ok, Series
+from trimwheel_operator.tallies import Tallies
+from trimwheel_telemetry.answers import Answer, Empty, Ok, Series, Stale
 from trimwheel_telemetry.client import Prometheus
 from trimwheel_telemetry.counters import (
     LOOKBACK_SECONDS,
     Window,
     covered_seconds,
-    guard_evidence,
-    matching,
     reporting_pods,
     total,
 )
@@ -48,15 +46,20 @@ ARRIVAL_SECONDS = 300.0
 MAX_DIGITS = 6
 
 
-@dataclass(frozen=True, slots=True)
-class Counters:
-    """All lines that a rollout's guards need, or why there are none."""
+READ = (metrics.GUARD_TRIALS, metrics.GUARD_EVENTS, metrics.REQUESTS, metrics.DEVICE_SECONDS)
+WINDOW_SECONDS = 1800.0
+"""Span of one query of a rollout's history: what a look holds of it at once."""
+WINDOWS_A_LOOK = 4
+"""Of each metric: a pass also renews the canary, so a long history is read over several."""
 
-    trials: tuple[Series, ...] = ()
-    events: tuple[Series, ...] = ()
-    requests: tuple[Series, ...] = ()
-    device: tuple[Series, ...] = ()
-    gap: str = ""
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a rollout's guards are judged by, or why there is nothing."""
+
+    tallies: Tallies
+    recent: tuple[Series, ...]
+    gap: str
 
 
 class EvidenceReader:
@@ -65,7 +68,7 @@ class EvidenceReader:
     def __init__(self, prometheus: Prometheus | None, scrape_interval: float) -> None:
         self._prometheus = prometheus
         self._max_age = MISSED_SCRAPES * scrape_interval + 5.0
-        self._known: dict[tuple[str, str], tuple[str, dict[str, Samples]]] = {}
+        self._known: dict[tuple[str, str], Tallies] = {}
 
     def read(self, rollout: PolicyRollout, workers: int, now: datetime) -> Evidence | None:
         """Evidence on an active rollout since its start; None when it has not started."""
@@ -76,55 +79,59 @@ class EvidenceReader:
         since = parse_or(effective.started_at, now).timestamp()
         step_since = parse_or(rollout.status.step_started_at, now).timestamp()
         window = Window(since=since, until=until, max_age=self._max_age)
-        found = self.counters(rollout, since - LOOKBACK_SECONDS, until)
+        tallies = self._tallies(rollout, since, step_since)
+        gap = self._refresh(rollout, tallies, until)
         digest = rollout.spec.policy_digest
-        guards = [
-            judge(rule, self._guard(rule, found, digest, window, workers))
-            for rule in rules_of(effective)
-        ]
-        ratios = () if found.gap else self._ratios(rollout, until)
+        found = Found(tallies, tuple(tallies.recent.values()), gap)
+        guards = [judge(rule, _guard(rule, found, window, workers)) for rule in rules_of(effective)]
+        ratios = () if gap else self._ratios(rollout, until)
+        trials = tallies.lines(metrics.GUARD_TRIALS).totals()
         shares = {
-            guard.name: largest_share(found.trials, ratios, guard.name, digest, window)
+            guard.name: largest_share(trials, ratios, guard.name, digest, window)
             for guard in guards
         }
         return Evidence(
             rollout_uid=rollout.metadata.uid,
             guards=tuple(as_status(guard, shares[guard.name]) for guard in guards),
-            step_requests=None
-            if found.gap
-            else round(
-                total(
-                    _answered_by_candidate(found),
-                    Window(since=step_since, until=until, max_age=self._max_age),
-                    history_of=found.requests,
-                )
-            ),
+            step_requests=None if gap else round(tallies.step_answered),
             step_started_at=rollout.status.step_started_at,
         )
 
-    def counters(self, rollout: PolicyRollout, start: float, end: float) -> Counters:
-        """Raw lines of the model's counters in (start, end]."""
+    def _refresh(self, rollout: PolicyRollout, tallies: Tallies, until: float) -> str:
+        """Read what is new, a window at a time; why there is nothing to judge by, if so."""
         if self._prometheus is None:
-            return Counters(gap="PROMETHEUS_URL is not set")
-        found: list[tuple[Series, ...]] = []
-        for metric in (
-            metrics.GUARD_TRIALS,
-            metrics.GUARD_EVENTS,
-            metrics.REQUESTS,
-            metrics.DEVICE_SECONDS,
-        ):
-            selector = (
-                f'{metric.name}{{namespace="{rollout.metadata.namespace}",'
-                f'model="{rollout.spec.model}"}}'
-            )
-            samples = self._samples(rollout, metric.name)
-            since = samples.missing_since(start, self._max_age)
-            answer: Answer = self._prometheus.raw(selector, since, end)
-            if not isinstance(answer, Ok):
-                return Counters(gap=answer.reason)
-            found.append(samples.take(answer.series, end))
-        trials, events, requests, device = found
-        return Counters(trials, events, requests, device)
+            return "PROMETHEUS_URL is not set"
+        for metric in READ:
+            lines = tallies.lines(metric)
+            for _ in range(WINDOWS_A_LOOK):
+                start = tallies.since - LOOKBACK_SECONDS
+                if lines.until is not None:
+                    # A little before the last look, since scrapes arrive late.
+                    start = max(start, lines.until - self._max_age)
+                end = min(until, start + WINDOW_SECONDS)
+                answer = self._prometheus.raw(_selector(metric, rollout), start, end)
+                series = _series(answer, is_past=end < until)
+                if series is None:
+                    return answer.reason
+                tallies.feed(metric, series, end)
+                if end >= until:
+                    break
+            else:
+                moment = datetime.fromtimestamp(lines.until or tallies.since, UTC)
+                return f"reading the rollout's history, {moment:%Y-%m-%d %H:%M} UTC so far"
+        return ""
+
+    def _tallies(self, rollout: PolicyRollout, since: float, step_since: float) -> Tallies:
+        """What is known of this attempt; a model's former attempt is forgotten.
+
+        A new step counts from what its first looks bring: it began after the last one.
+        """
+        key, uid = (rollout.metadata.namespace, rollout.spec.model), rollout.metadata.uid
+        held = self._known.get(key)
+        if held is None or (held.uid, held.since) != (uid, since) or not held.step(step_since):
+            held = Tallies(uid, rollout.spec.policy_digest, since, step_since)
+            self._known[key] = held
+        return held
 
     def _ratios(self, rollout: PolicyRollout, until: float) -> tuple[Series, ...]:
         """The newest shares of workers' largest identities; none is no gap in the evidence."""
@@ -157,32 +164,28 @@ class EvidenceReader:
             found.append(answer.series)
         return full_depth_utilisation(LoadCounters(*found), window, workers)
 
-    def _samples(self, rollout: PolicyRollout, metric: str) -> Samples:
-        """What is known of this metric in this attempt; a model's former attempt is forgotten."""
-        key, uid = (rollout.metadata.namespace, rollout.spec.model), rollout.metadata.uid
-        if key not in self._known or self._known[key][0] != uid:
-            self._known[key] = (uid, {})
-        return self._known[key][1].setdefault(metric, Samples())
 
-    def _guard(
-        self,
-        rule: GuardRule,
-        found: Counters,
-        digest: str,
-        window: Window,
-        workers: int,
-    ) -> GuardEvidence:
-        if found.gap:
-            return GuardEvidence(state=DataState.ABSENT, reason=found.gap)
-        if rule.name == names.GUARD_CAPACITY:
-            return _capacity(found, window, workers)
-        return guard_evidence(
-            found.trials,
-            found.events,
-            guard=rule.name,
-            candidate=digest,
-            window=window,
-        )
+def _guard(rule: GuardRule, found: Found, window: Window, workers: int) -> GuardEvidence:
+    if found.gap:
+        return GuardEvidence(state=DataState.ABSENT, reason=found.gap)
+    if rule.name == names.GUARD_CAPACITY:
+        return _capacity(found, window, workers)
+    return found.tallies.evidence(rule.name, window)
+
+
+def _selector(metric: metrics.Metric, rollout: PolicyRollout) -> str:
+    namespace, model = rollout.metadata.namespace, rollout.spec.model
+    return f'{metric.name}{{namespace="{namespace}",model="{model}"}}'
+
+
+def _series(answer: Answer, *, is_past: bool) -> tuple[Series, ...] | None:
+    """The lines of an answer that counts as whole; None for one that does not.
+
+    In a window of the past a gap is a gap: Prometheus, or all workers, were away.
+    """
+    if isinstance(answer, Ok) or (is_past and isinstance(answer, Stale)):
+        return answer.series
+    return () if is_past and isinstance(answer, Empty) else None
 
 
 def rules_of(effective: EffectiveRules) -> tuple[GuardRule, ...]:
@@ -216,25 +219,19 @@ def as_status(verdict: GuardVerdict, share: float | None = None) -> GuardStatus:
     )
 
 
-def _capacity(found: Counters, window: Window, workers: int) -> GuardEvidence:
+def _capacity(found: Found, window: Window, workers: int) -> GuardEvidence:
     """Arrivals of late, at the candidate's cost since it began."""
     recent = max(window.since, window.until - ARRIVAL_SECONDS)
     lately = Window(since=recent, until=window.until, max_age=window.max_age)
-    heard = reporting_pods(found.requests, window)
-    if heard < max(workers, 1):
-        told = f"{heard} of {workers} ready workers have reported lately"
-        return GuardEvidence(state=DataState.STALE, reason=told)
+    reporting = reporting_pods(found.recent, window)
+    if reporting < max(workers, 1):
+        reason = f"{reporting} of {workers} ready workers have reported lately"
+        return GuardEvidence(state=DataState.STALE, reason=reason)
     return capacity_evidence(
-        arrivals=total(found.requests, lately),
-        seconds=covered_seconds(found.requests, lately),
-        candidate_requests=total(_answered_by_candidate(found), window, history_of=found.requests),
-        candidate_device_seconds=total(
-            matching(found.device, arm=names.ARM_CANDIDATE), window, history_of=found.device
-        ),
+        arrivals=total(found.recent, lately),
+        seconds=covered_seconds(found.recent, lately),
+        # A request that was refused took no engine time and exposed nobody.
+        candidate_requests=found.tallies.answered,
+        candidate_device_seconds=found.tallies.device,
         workers=workers,
     )
-
-
-def _answered_by_candidate(found: Counters) -> tuple[Series, ...]:
-    """A request that was refused took no engine time and exposed nobody."""
-    return matching(found.requests, arm=names.ARM_CANDIDATE, code=metrics.CODE_ANSWERED)

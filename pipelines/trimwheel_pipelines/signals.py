@@ -21,7 +21,7 @@ import numpy.typing as npt
 from trimwheel_api import metrics, names
 from trimwheel_api.errors import Unavailable
 from trimwheel_pipelines.block_sums import BlockSums
-from trimwheel_telemetry.answers import Empty, Ok, Series, Unreachable, series_of
+from trimwheel_telemetry.answers import Empty, Ok, Series, Stale, Unreachable, series_of
 from trimwheel_telemetry.client import Prometheus
 
 Floats = npt.NDArray[np.float64]
@@ -58,7 +58,7 @@ class Telemetry:
         for _ in range(WINDOWS_A_PASS):
             start = max(self.since, self.until - OVERLAP_SECONDS, now - FIRST_LOOK_SECONDS)
             end = min(now, start + WINDOW_SECONDS)
-            if not self._look(prometheus, start, end):
+            if not self._look(prometheus, start, end, is_past=end < now):
                 # Stale or in part: the next pass asks for the same stretch again.
                 return
             self.until = end
@@ -70,14 +70,14 @@ class Telemetry:
         """All signals, each with what was read so far."""
         return list(self.sums.values())
 
-    def _look(self, prometheus: Prometheus, start: float, end: float) -> bool:
+    def _look(self, prometheus: Prometheus, start: float, end: float, *, is_past: bool) -> bool:
         """Add one window; whether all answers were whole."""
         where = f'namespace="{self.namespace}"'
         mine = f'{where},model="{self.model}"'
         stable = f'{mine},arm="{names.ARM_STABLE}"'
         pods = f'{where},pod=~"{self.model}-[a-z0-9]+-[a-z0-9]+"'
         answers = {
-            metric.name: _ask(prometheus, f"{metric.name}{{{labels}}}", start, end)
+            metric.name: _ask(prometheus, f"{metric.name}{{{labels}}}", start, end, is_past)
             for metric, labels in (
                 (metrics.LAYERS_RUN, stable),
                 (metrics.LAYERS_FULL, stable),
@@ -147,10 +147,12 @@ def _by_pod(lines: Sequence[Series]) -> dict[str, tuple[Floats, Floats]]:
 
 
 def _ask(
-    prometheus: Prometheus, selector: str, start: float, now: float
+    prometheus: Prometheus, selector: str, start: float, end: float, is_past: bool
 ) -> tuple[tuple[Series, ...], bool]:
-    """The lines of an answer, and whether it is whole."""
-    answer = prometheus.raw(selector, start, now)
+    """The lines of an answer, and whether it is whole. In a window of the past a gap is a gap."""
+    answer = prometheus.raw(selector, start, end)
     if isinstance(answer, Unreachable):
         raise Unavailable(f"Prometheus: {answer.reason}")
+    if is_past and isinstance(answer, Stale):
+        return answer.series, True
     return series_of(answer), isinstance(answer, Ok | Empty)

@@ -199,7 +199,7 @@ def guard_evidence(
             resets += found.resets
             if column == 0 and found.newest is not None:
                 newest.append(found.newest)
-    state, reason = _state(newest, resets, window)
+    state, reason = evidence_state(newest, resets, window)
     if _unpaired(trials, events, guard, candidate):
         state, reason = DataState.ABSENT, "a worker reports this guard's trials but not its events"
     return GuardEvidence(
@@ -237,9 +237,10 @@ def _by_block(found: Increments, window: Window) -> Floats:
     return blocks.astype(np.float64)
 
 
-def _state(
+def evidence_state(
     newest: Sequence[float], resets: Sequence[float], window: Window
 ) -> tuple[DataState, str]:
+    """Whether counters are fresh enough to judge by, and why not."""
     if not newest:
         return DataState.ABSENT, "no worker reports this guard for the candidate"
     age = window.until - max(newest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+import tracemalloc
 from datetime import timedelta
 from typing import Any
 from unittest.mock import Mock
@@ -18,8 +19,8 @@ from trimwheel_operator.app import assemble
 from trimwheel_operator.evidence import EvidenceReader
 from trimwheel_operator.identities import largest_share
 from trimwheel_operator.settings import Settings
-from trimwheel_telemetry.answers import Answer, Empty, Ok, Partial, Series, Unreachable
-from trimwheel_telemetry.counters import Window
+from trimwheel_telemetry.answers import Answer, Empty, Ok, Partial, Series, Stale, Unreachable
+from trimwheel_telemetry.counters import Window, guard_evidence, matching, total
 
 
 class FakePrometheus:
@@ -305,3 +306,100 @@ def test_shares_of_pods_are_added_as_if_one_client_were_the_largest_on_each() ->
     ratios = [ratio(0.1, **labels, pod="a"), ratio(1.0, **labels, pod="b")]
     assert largest_share(trials, ratios, "errors", "d", window) == pytest.approx(0.19)
     assert largest_share(trials, [], "errors", "d", window) is None
+
+
+def a_day(started: Any, pods: int, hours: float) -> dict[str, list[Series]]:
+    """A long step with restarts of counters and a hole in the scrapes, scraped every 15 s."""
+    rng = np.random.default_rng(3)
+    times = START.timestamp() + np.arange(-59.0, hours * 3600, 15.0)
+    times = times[(times < START.timestamp() + 5000) | (times > START.timestamp() + 7000)]
+
+    def grown(rate: float, **labels: str) -> list[Series]:
+        lines = []
+        for number in range(pods):
+            steps = rng.poisson(rate * 15.0, len(times)) * (times > START.timestamp())
+            values = np.cumsum(steps).astype(float)
+            if number == 0:  # this worker's process was killed half-way
+                half = len(values) // 2
+                values[half:] -= values[half]
+            lines.append(Series({"model": "router", "pod": f"p{number}", **labels}, times, values))
+        return lines
+
+    candidate, stable = started.spec.policy_digest, started.status.effective.stable_digest
+    arms = [(names.ARM_CANDIDATE, candidate), (names.ARM_STABLE, stable)]
+    guards = [guard for guard in names.GUARDS if guard != names.GUARD_CAPACITY]
+    return {
+        table.GUARD_TRIALS.name: [x for a, d in arms for g in guards
+                                  for x in grown(2.0, arm=a, digest=d, guard=g)],
+        table.GUARD_EVENTS.name: [x for a, d in arms for g in guards
+                                  for x in grown(0.004, arm=a, digest=d, guard=g)],
+        table.REQUESTS.name: [x for a, _ in arms for x in grown(5.0, arm=a, exit="1", code="200")],
+        table.DEVICE_SECONDS.name: [x for a, _ in arms for x in grown(0.01, arm=a)],
+    }  # fmt: skip
+
+
+class Plain(Windowed):
+    """The lines as they are, in (start, end], as Prometheus cuts them."""
+
+    widest = 0.0
+
+    def raw(self, selector: str, start: float, end: float) -> Any:
+        self.widest = max(self.widest, end - start)
+        found = []
+        for one in (self.lines or {}).get(selector.partition("{")[0], []):
+            inside = (one.times > start) & (one.times <= end)
+            self.sent += int(inside.sum())
+            if inside.any():
+                found.append(Series(one.labels, one.times[inside], one.values[inside]))
+        if not found:
+            return Empty("no series matches")
+        newest = max(float(one.times[-1]) for one in found)
+        return Ok(tuple(found)) if end - newest < 60 else Stale(end - newest, "old", tuple(found))
+
+
+def test_sums_in_windows_say_what_all_samples_say(started: Any) -> None:
+    lines = a_day(started, pods=3, hours=6)
+    prometheus: Any = Plain(lines)
+    reader = EvidenceReader(prometheus, 15.0)
+    until = START.timestamp() + 6 * 3600
+    looks = 0
+    while looks < 20:
+        looks += 1
+        found = reader.read(started, workers=3, now=START + timedelta(hours=6))
+        assert found is not None
+        if found.step_requests is not None:
+            break
+        assert "reading the rollout's history" in found.guards[0].message
+        assert {guard.verdict for guard in found.guards} == {"NotEnoughEvidence"}
+    assert looks > 1 and prometheus.widest <= 1800.0
+    window = Window(since=START.timestamp(), until=until, max_age=50.0)
+    tallies = reader._known["team", "router"]
+    trials, events = lines[table.GUARD_TRIALS.name], lines[table.GUARD_EVENTS.name]
+    for guard in ("errors", "latency", "disagreement", "parity"):
+        digest = started.spec.policy_digest
+        slow = guard_evidence(trials, events, guard=guard, candidate=digest, window=window)
+        fast = tallies.evidence(guard, window)
+        np.testing.assert_allclose(fast.blocks, slow.blocks)
+        assert (fast.trials, fast.events, fast.state) == (slow.trials, slow.events, slow.state)
+        assert (fast.stable_trials, fast.stable_events) == (slow.stable_trials, slow.stable_events)
+    answered = matching(lines[table.REQUESTS.name], arm=names.ARM_CANDIDATE)
+    assert round(total(answered, window)) == round(tallies.answered)
+    step = Window(since=START.timestamp() + 30, until=until, max_age=50.0)
+    assert found.step_requests == round(total(answered, step))
+
+
+def test_a_day_of_fifty_workers_is_held_in_a_few_megabytes(started: Any) -> None:
+    lines = a_day(started, pods=50, hours=4)
+    samples = sum(len(one.times) for several in lines.values() for one in several)
+    prometheus: Any = Plain(lines)
+    sizes = []
+    reader = EvidenceReader(prometheus, 15.0)
+    tracemalloc.start()
+    for hours in (1.0, 2.0, 3.0, 4.0):
+        for _ in range(3):
+            reader.read(started, workers=50, now=START + timedelta(hours=hours))
+        sizes.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    # Samples alone would take 16 bytes each, and as much again for every four hours more.
+    assert sizes[-1] < 8_000_000 < samples * 16
+    assert sizes[-1] - sizes[1] < 1_000_000
