@@ -49,7 +49,8 @@ def operator(cluster: Cluster, release: str, tmp_path: Path) -> Iterator[Callabl
         env = {
             **os.environ,
             "KUBECONFIG": str(kubeconfig),
-            "POD_IP": f"127.0.0.{2 + len(started)}",
+            # Runs side by side on one machine must not take each other's ports.
+            "POD_IP": f"127.200.{1 + os.getpid() % 250}.{2 + len(started)}",
             "TRIMWHEEL_SCRAPE_INTERVAL": "1s",
             "TRIMWHEEL_RESYNC": "5s",
             "TRIMWHEEL_LEADER_SECONDS": "4",
