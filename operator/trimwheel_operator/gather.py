@@ -114,11 +114,12 @@ class Gatherer:
     def gather(self, namespace: str, name: str, memory: Memory, now: datetime) -> ObservedState:
         """The state of one model as of now."""
         parser, key = Parser(), (namespace, name)
-        model = self._one(parser, AdaptiveModel, key)
+        model = self._model(parser, key)
         assignment = self._one(parser, PolicyAssignment, key)
         rollouts = self._of_model(parser, PolicyRollout, key)
         place = (self.settings.release_namespace, names.journal_name(namespace, name))
         journal = self._one(parser, PolicyJournal, place)
+        self._find_named(rollouts)
         policies = self._of_model(parser, AdaptivePolicy, key)
         approvals = self._approvals(parser, namespace, rollouts)
         children = self._children(model, memory, now) if model else Children()
@@ -202,6 +203,26 @@ class Gatherer:
         now = found["metadata"]["uid"], found["metadata"]["resourceVersion"]
         if now != (metadata.uid, metadata.resource_version):
             raise Conflict(f"{kind} {metadata.namespace}/{metadata.name} is another by now")
+
+    def _model(self, parser: Parser, key: Key) -> AdaptiveModel | None:
+        """The model; that there is none is asked of the API server, since Jobs end by it."""
+        if self.store.find("AdaptiveModel", *key) is None:
+            self._read("AdaptiveModel", *key)
+        return self._one(parser, AdaptiveModel, key)
+
+    def _find_named(self, rollouts: tuple[PolicyRollout, ...]) -> None:
+        """A new rollout may be known before the policy that was made before it: each kind has a
+        watch of its own."""
+        for rollout in rollouts:
+            place = rollout.metadata.namespace, rollout.spec.policy
+            if not rollout.status.phase and all(place):
+                if self.store.find("AdaptivePolicy", *place) is None:
+                    self._read("AdaptivePolicy", *place)
+
+    def _read(self, kind: str, namespace: str, name: str) -> None:
+        found = self.api.find(path_of(kind, namespace, name))
+        if found is not None:
+            self.store.put(kind, found)
 
     def _one(self, parser: Parser, kind: type[Kind], key: Key) -> Kind | None:
         entry = self.store.find(kind.__name__, *key)

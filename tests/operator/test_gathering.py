@@ -7,9 +7,13 @@ from typing import Any
 
 from tests.operator.world import START
 
+from trimwheel_api.kinds import dump
+from trimwheel_operator.cluster import path_of
 from trimwheel_operator.gather import Gatherer, Memory
-from trimwheel_operator.plan.observed import Evidence
+from trimwheel_operator.informers import watched
+from trimwheel_operator.plan.observed import UNCHECKED, Evidence
 from trimwheel_operator.settings import Settings
+from trimwheel_operator.store import Store
 
 
 class Reader:
@@ -55,3 +59,73 @@ def test_a_pass_that_may_go_back_does_not_wait_for_prometheus(started: Any) -> N
     assert gatherer._evidence([started], 2, memory, START, going_back=True) is None
     assert reader.asked == []
     assert gatherer._evidence([started], 2, memory, START) is not None
+
+
+class Server:
+    """An API server that has these objects, of which no watch has told yet."""
+
+    def __init__(self, *objects: Any) -> None:
+        self.items = {}
+        for one in objects:
+            metadata = one.metadata
+            path = path_of(type(one).__name__, metadata.namespace, metadata.name)
+            self.items[path] = dump(one)
+        self.asked: list[str] = []
+
+    def find(self, path: str) -> Any:
+        self.asked.append(path)
+        return self.items.get(path)
+
+
+def gatherer_of(server: Server, *known: Any) -> Gatherer:
+    store = Store()
+    for target in watched("trimwheel-system"):
+        store.add_kind(target.kind, target.group)
+    for one in known:
+        store.put(type(one).__name__, dump(one))
+
+    class NoTest:
+        def notes_since(self) -> Any:
+            return START
+
+        def held_since(self) -> Any:
+            return None
+
+        def check(self, *_: Any, **__: Any) -> Any:
+            return UNCHECKED
+
+    parts: Any = {"api": server, "store": store, "admission": NoTest(), "evidence": None}
+    return Gatherer(**parts, settings=Settings())
+
+
+def test_a_policy_that_was_made_before_its_rollout_is_not_missing(world: Any, good: Any) -> None:
+    """Each kind has a watch of its own: the rollout's may be the faster one."""
+    world.policy("good", good)
+    world.rollout("ramp", "good")
+    state = world.observe()
+    server = Server(*state.policies)
+    gatherer = gatherer_of(server, state.model, *state.rollouts)
+    found = gatherer.gather("team", "router", Memory(), world.now)
+    assert [one.name for one in found.policies] == ["good"]
+
+
+def test_a_rollout_that_was_refused_once_asks_for_its_policy_no_more(world: Any, good: Any) -> None:
+    world.policy("good", good)
+    world.rollout("ramp", "good")
+    state = world.observe()
+    [ramp] = state.rollouts
+    refused = ramp.model_copy(
+        update={"status": ramp.status.model_copy(update={"phase": "Stalled"})}
+    )
+    server = Server()
+    gatherer_of(server, state.model, refused).gather("team", "router", Memory(), world.now)
+    assert not any("adaptivepolicies" in path for path in server.asked)
+
+
+def test_that_a_model_is_not_there_is_asked_of_the_api_server(world: Any) -> None:
+    """Its Jobs are stopped by it: a watch that lags must not."""
+    world.tuning("t")
+    state = world.observe()
+    server = Server(state.model)
+    found = gatherer_of(server, *state.runs).gather("team", "router", Memory(), world.now)
+    assert found.model is not None and found.runs
