@@ -32,6 +32,8 @@ def explain_model(snapshot: Snapshot, now: datetime) -> list[str]:
 def explain_rollout(snapshot: Snapshot, rollout: PolicyRollout, now: datetime) -> list[str]:
     """Where a rollout stands, what each guard says, and what it waits for."""
     who = rollout.spec.requested_by or "somebody"
+    if rollout.spec.on_behalf_of:
+        who += f" on behalf of {rollout.spec.on_behalf_of}"
     why = f' because "{rollout.spec.reason}"' if rollout.spec.reason else ""
     said = words.short(rollout.spec.policy_digest)
     lines = [

@@ -6,7 +6,17 @@ the ledger does not have.
 
 from __future__ import annotations
 
-from trimwheel_api.kinds import AdaptivePolicy, PolicyRollout, TuningRun, dump
+from collections.abc import Sequence
+from datetime import datetime
+
+from trimwheel_api.kinds import (
+    AdaptivePolicy,
+    PolicyApproval,
+    PolicyRollout,
+    TuningRun,
+    dump,
+)
+from trimwheel_api.times import instant
 from trimwheel_pipelines.ledger import Event
 from trimwheel_pipelines.view import View
 
@@ -28,6 +38,7 @@ def ledger_events(view: View, operator: str, pipelines: str) -> list[Event]:
                 "policy": rollout.spec.policy,
                 "policyDigest": rollout.spec.policy_digest,
                 "requestedBy": rollout.spec.requested_by,
+                **_on_behalf(rollout),
                 **dump(decision),
             }
             events.append(
@@ -73,12 +84,34 @@ def prunable(view: View) -> list[PolicyRollout | TuningRun | AdaptivePolicy]:
     return [*old_rollouts, *old_runs, *ours[: max(0, len(ours) - limit)]]
 
 
+def without_rollout(
+    approvals: Sequence[PolicyApproval], rollouts: Sequence[PolicyRollout], before: datetime
+) -> list[PolicyApproval]:
+    """Approvals made before a time whose rollout is gone, or never was: they decide nothing.
+
+    `rollouts` were listed after `approvals`, so that one which is new is not missed.
+    """
+    known = {one.metadata.uid for one in rollouts}
+    return [
+        one
+        for one in approvals
+        if one.spec.rollout_uid not in known and instant(one.metadata.creation_timestamp) < before
+    ]
+
+
+def _on_behalf(rollout: PolicyRollout) -> dict[str, str]:
+    """Who asked for the TuningRun behind a rollout, where somebody did."""
+    who = rollout.spec.on_behalf_of
+    return {"onBehalfOf": who} if who else {}
+
+
 def _run_events(view: View, run: TuningRun, pipelines: str) -> list[Event]:
     """A TuningRun's start and end."""
     status = run.status
     asked = {"tuningRun": run.name, "reason": run.spec.reason, "seed": run.spec.seed}
     drift = {"drift": dump(status.drift)} if status.drift else {}
-    actor = "" if run.spec.reason == "Manual" else pipelines
+    asked_by = run.spec.requested_by or ""
+    actor = asked_by if run.spec.reason == "Manual" else pipelines
     uid = run.metadata.uid
     start = Event(
         run.metadata.creation_timestamp, actor, "TuningStarted", view.subject, uid, _STARTED, asked

@@ -15,19 +15,25 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
 from trimwheel_api import metrics, names
 from trimwheel_api.errors import Conflict, TrimwheelError, Unavailable
-from trimwheel_api.kinds import AdaptiveModel, AdaptivePolicy, PolicyRollout, TuningRun
+from trimwheel_api.kinds import (
+    AdaptiveModel,
+    AdaptivePolicy,
+    PolicyApproval,
+    PolicyRollout,
+    TuningRun,
+)
 from trimwheel_api.kinds.tuning_run import TuningRunSpec
 from trimwheel_pipelines import checkpoints
 from trimwheel_pipelines.alarm_budget import spent_alarms
 from trimwheel_pipelines.decisions import Wanted, drift_updates, wanted_run
 from trimwheel_pipelines.exposition import Heartbeat, PipelinesMetrics
-from trimwheel_pipelines.housekeeping import ledger_events, prunable
+from trimwheel_pipelines.housekeeping import ledger_events, prunable, without_rollout
 from trimwheel_pipelines.journals import copy_all
 from trimwheel_pipelines.kube import Objects
 from trimwheel_pipelines.ledger import Ledger
@@ -47,6 +53,8 @@ log = logging.getLogger(__name__)
 STORE = "record store"
 CHECKPOINT_SECONDS = 300.0
 """What a killed loop reads again."""
+DROP_EVERY = 3600.0
+"""Seconds between two looks for approvals that belong to no rollout, and the least age of such."""
 API_SERVER = "API server"
 ALL_MODELS = "all models"
 HANG_LIMIT = 180.0
@@ -72,6 +80,7 @@ class Loop:
     _watched: dict[str, Watched] = field(default_factory=dict)
     _failing: dict[str, str] = field(default_factory=dict)
     _user: str = ""
+    _dropped: datetime | None = None
     _account: str = ""
     _gauges: ModelGauges = field(init=False)
     _care: RecordCare = field(init=False)
@@ -89,6 +98,7 @@ class Loop:
                 self._guard("model", view.subject, partial(self.look_after, view))
             self._forget_others(views)
             self._guard("deleted models", ALL_MODELS, partial(self._sweep, views))
+            self._guard("approvals", ALL_MODELS, self._drop_approvals)
             self._recovered(API_SERVER)
         except TrimwheelError as error:
             self._failed(API_SERVER, API_SERVER, error)
@@ -231,7 +241,7 @@ class Loop:
                 }
             ],
         }
-        spec = TuningRunSpec(model=model.name, reason=wanted.reason)
+        spec = TuningRunSpec(model=model.name, reason=wanted.reason, requested_by=self._user)
         try:
             made = self.objects.create(TuningRun, metadata, spec)
         except Conflict:
@@ -262,6 +272,18 @@ class Loop:
         )  # fmt: skip
         if added:
             self.exposed.of(metrics.LEDGER_EVENTS).inc(added)
+
+    def _drop_approvals(self) -> None:
+        """Delete approvals that belong to no rollout, once an hour."""
+        now = self.clock()
+        if self._dropped is not None and (now - self._dropped).total_seconds() < DROP_EVERY:
+            return
+        approvals = self.objects.list(PolicyApproval)
+        before = now - timedelta(seconds=DROP_EVERY)
+        for one in without_rollout(approvals, self.objects.list(PolicyRollout), before):
+            log.info("%s: removing PolicyApproval %s, its rollout is gone.", one.key[0], one.name)
+            self._guard("approvals", one.key[0], partial(self.objects.delete, one))
+        self._dropped = now
 
     def _copy_decisions(self, view: View) -> None:
         if self.ledger is None:

@@ -52,7 +52,10 @@ def publish_policy(
 def request_rollout(
     world: World, plan: Plan, model: AdaptiveModel, winner: Winner
 ) -> dict[str, Any]:
-    """Ask for a rollout in our own name, unless people said no to these very bytes before."""
+    """Ask for a rollout in our own name, on behalf of who asked for the run.
+
+    None is asked for where people said no to these very bytes before.
+    """
     digest = winner.policy.digest
     if not plan.rollout:
         return {}
@@ -66,6 +69,7 @@ def request_rollout(
         policy=name,
         policy_digest=digest,
         requested_by=user,
+        on_behalf_of=plan.requested_by,
         reason=f"TuningRun {plan.run} ({plan.reason})",
     )
     _create(world, PolicyRollout, _metadata(plan, model, name, digest), spec)

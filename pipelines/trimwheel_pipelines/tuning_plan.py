@@ -52,6 +52,7 @@ class Plan:
     model_digest: str
     dtype: Dtype
     reason: str
+    requested_by: str | None
     seed: int
     trials: int
     knobs: KnobSplit
@@ -104,6 +105,7 @@ def plan_of(run: TuningRun, model: AdaptiveModel) -> Plan:
         model_digest=model.spec.model.digest,
         dtype=model.spec.engine.dtype,
         reason=run.spec.reason,
+        requested_by=run.spec.requested_by,
         seed=run.spec.seed,
         trials=run.spec.budget.trials or tuning.trials,
         knobs=split_knobs(run.spec.knobs or tuning.knobs),

@@ -129,7 +129,7 @@ def test_a_rollout_changes_only_by_pause_and_abort():
     spec = schema("PolicyRollout")["properties"]["spec"]
     rules = " ".join(rule["rule"] for rule in spec["x-kubernetes-validations"])
     free = set(spec["properties"]) - {"paused", "abort"}
-    assert set(FROZEN) | {"steps"} == free
+    assert set(FROZEN) | {"steps", "onBehalfOf"} == free
     assert all(f"self.{field} == oldSelf.{field}" in rules for field in free)
 
 

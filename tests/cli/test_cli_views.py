@@ -146,6 +146,13 @@ def test_explain_says_what_a_canary_waits_for():
     assert "At 5% for 5m; the step takes no Fail, at least 10m and 250 candidate requests" in text
 
 
+def test_explain_names_who_asked_for_the_run_behind_a_rollout():
+    made = rollout()
+    made.spec.on_behalf_of = "rita"
+    text = "\n".join(reasoning.explain_model(Snapshot(model(), (made,)), NOW))
+    assert "asked for by ann on behalf of rita 1h ago" in text
+
+
 def test_explain_names_the_command_that_approves():
     asked = condition("AwaitingApproval", "True", "ApprovalRequired")
     waiting = rollout(phase="AwaitingApproval", conditions=[asked])

@@ -20,7 +20,7 @@ Document = dict[str, Any]
 def waiting(world: World, good: Document) -> World:
     """A rollout that waits for a person."""
     world.policy("good", good)
-    world.rollout("ramp", "good", requestedBy="rita")
+    world.rollout("ramp", "good", requestedBy="rita", onBehalfOf="dave")
     world.guards("Pass")
     for _ in range(3):
         world.settle().after(16)
@@ -33,6 +33,7 @@ def waiting(world: World, good: Document) -> World:
     ("scenario", "by", "change"),
     [
         ("the requester approves herself", "rita", {}),
+        ("who asked for its TuningRun approves", "dave", {}),
         ("a service account approves", "system:serviceaccount:team:bot", {}),
         ("the digest is another", "ann", {"policyDigest": "sha256:" + "9" * 64}),
         ("the rollout is a former one of that name", "ann", {"rolloutUID": "uid-of-another"}),

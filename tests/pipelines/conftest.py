@@ -290,7 +290,11 @@ class Stage:
         return made
 
     def start(self, **spec: Any) -> str:
-        self.objects.put(TuningRun, "run", TuningRunSpec.model_validate({"model": "intent"} | spec))
+        self.objects.put(
+            TuningRun,
+            "run",
+            TuningRunSpec.model_validate({"model": "intent", "requestedBy": "rita"} | spec),
+        )
         return tune(self.world, "shop", "run")
 
     @property

@@ -8,13 +8,19 @@ from typing import Any
 
 import pytest
 
-from trimwheel_api.kinds import AdaptiveModel, AdaptivePolicy, PolicyRollout, TuningRun
+from trimwheel_api.kinds import (
+    AdaptiveModel,
+    AdaptivePolicy,
+    PolicyApproval,
+    PolicyRollout,
+    TuningRun,
+)
 from trimwheel_api.policy import DENSE
 from trimwheel_pipelines.alarm_budget import spent_alarms
 from trimwheel_pipelines.covariates import CovariateAlarm
 from trimwheel_pipelines.decisions import drift_updates, wanted_run
 from trimwheel_pipelines.drift import Drift, DriftVerdict
-from trimwheel_pipelines.housekeeping import ledger_events, prunable
+from trimwheel_pipelines.housekeeping import ledger_events, prunable, without_rollout
 from trimwheel_pipelines.view import View, promoted
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
@@ -291,6 +297,38 @@ def test_every_decision_is_copied_with_its_actor_and_evidence() -> None:
     assert [(one["verdict"], one["samples"]) for one in events[3].payload["guards"]] == [
         ("Pass", 9)
     ]
+
+
+def test_the_ledger_names_who_asked_for_a_run_by_hand_and_for_whom_its_rollout_was() -> None:
+    by_hand = run("t", "Manual")
+    by_hand.spec.requested_by = "rita"
+    started = rollout("r", decisions=[{"seq": 0, "time": _time(3), "action": "Start",
+                                       "reason": "Started"}])  # fmt: skip
+    started.spec.on_behalf_of = "rita"
+    seen = view(serving(), runs=(by_hand, run("old", "Manual")), rollouts=(started,))
+    events = {(one.kind, one.uid): one for one in ledger_events(seen, "operator", "pipelines")}
+    assert events["TuningStarted", "uid-t"].actor == "rita"
+    assert events["TuningStarted", "uid-old"].actor == "", "0.1.0 did not ask"
+    rows = events["Start", "uid-r"].payload
+    assert (rows["requestedBy"], rows["onBehalfOf"]) == ("ann", "rita")
+
+
+def approval(name: str, uid: str, minutes: float) -> PolicyApproval:
+    spec = {
+        "rollout": "r", "rolloutUID": uid, "policyDigest": DIGEST, "decision": "Approve",
+        "approver": "ann",
+    }  # fmt: skip
+    return PolicyApproval.model_validate({"metadata": _meta(name, minutes), "spec": spec})
+
+
+def test_approvals_without_a_rollout_are_removed_and_not_at_once() -> None:
+    made = [
+        approval("of a rollout", "uid-r", 90),
+        approval("of one that is gone", "uid-before", 90),
+        approval("of one that is new", "uid-new", 1),
+    ]
+    gone = without_rollout(made, [rollout("r")], NOW - timedelta(hours=1))
+    assert [one.name for one in gone] == ["of one that is gone"]
 
 
 def test_only_what_nothing_refers_to_is_removed() -> None:

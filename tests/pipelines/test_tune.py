@@ -49,6 +49,7 @@ def test_a_run_certifies_a_cheaper_policy_and_asks_for_its_rollout(
     assert rollout.spec.policy_digest == document.digest
     assert rollout.spec.requested_by.endswith(":trimwheel-tuning")
     assert not rollout.spec.allow_uncertified and rollout.spec.steps is None
+    assert rollout.spec.on_behalf_of == stage.run.spec.requested_by == "rita"
 
 
 def test_the_status_counts_trials_while_they_run_and_not_more_often_than_people_read(

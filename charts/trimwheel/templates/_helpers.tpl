@@ -222,3 +222,17 @@ TRIMWHEEL_ALLOWED_PREFIXES: {{ join "," .Values.models.allowedPrefixes | quote }
 {{- end -}}
 {{ toJson $rest }}
 {{- end }}
+
+{{/*
+Whether the cluster itself cleans up, in CEL: the garbage collector, and the deletion of a namespace. Both have
+accounts of their own in kube-system; where the controller manager runs without --use-service-account-credentials
+they are system:kube-controller-manager. They delete, and change owners and finalizers, and nothing else.
+*/}}
+{{- define "trimwheel.collectorInCEL" -}}
+request.userInfo.username in ['system:serviceaccount:kube-system:generic-garbage-collector',
+'system:serviceaccount:kube-system:namespace-controller', 'system:kube-controller-manager'] &&
+request.?subResource.orValue('') == '' && (request.operation == 'DELETE' ||
+(request.operation == 'UPDATE' && object.spec == oldObject.spec &&
+object.metadata.?labels == oldObject.metadata.?labels &&
+object.metadata.?annotations == oldObject.metadata.?annotations))
+{{- end }}

@@ -15,7 +15,7 @@ from trimwheel_api.kinds.common import ConditionedStatus, Resource, Spec, Status
 from trimwheel_api.values import Digest, Fraction, ModelName
 
 FROZEN = ("model", "policy", "policyDigest", "type", "requestedBy", "allowUncertified", "reason")
-_OPTIONAL = ("steps",)
+_OPTIONAL = ("steps", "onBehalfOf")
 
 
 def _frozen_rules() -> list[dict[str, Any]]:
@@ -67,6 +67,12 @@ class PolicyRolloutSpec(Spec):
     )
     requested_by: str = Field(
         description="User who asks; the API server checks it is you.", max_length=512
+    )
+    on_behalf_of: str | None = Field(
+        default=None,
+        description="User who asked for the TuningRun that this came from; set by its Job alone, "
+        "and as little an approver as requestedBy.",
+        max_length=512,
     )
     allow_uncertified: bool = Field(
         default=False, description="Roll out without a certificate; takes verb waive on the model."

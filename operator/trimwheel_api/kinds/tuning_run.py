@@ -45,6 +45,12 @@ class TuningRunSpec(Spec):
     model_config = ruled(immutable("spec"))
     model: ModelName = Field(description="AdaptiveModel to tune.")
     reason: TuningReason = Field(default="Manual", description="Why it runs.")
+    requested_by: str | None = Field(
+        default=None,
+        description="User who asks; the API server checks at creation that it is you, and nobody "
+        "approves what they asked for.",
+        max_length=512,
+    )
     budget: TuningBudget = Field(default_factory=TuningBudget, description="What it may spend.")
     knobs: list[Knob] = Field(
         default_factory=list, description="What may change; empty takes the model's.", max_length=16

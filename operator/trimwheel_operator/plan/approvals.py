@@ -32,7 +32,7 @@ def approval(
             continue
         if after and given < after.replace(microsecond=0):
             continue
-        if one.spec.approver != rollout.spec.requested_by:
+        if one.spec.approver not in (rollout.spec.requested_by, rollout.spec.on_behalf_of):
             return one
     return None
 

@@ -93,6 +93,16 @@ class Stage:
         """The cluster's administrator, of system:masters."""
         return self._actor(self.cluster.kubeconfig)
 
+    def impersonating(self, user: str, groups: tuple[str, ...] = ()) -> Actor:
+        """The administrator, acting as somebody whose credentials nobody has."""
+        actor = self._actor(self.cluster.kubeconfig)
+        actor.http.headers["Impersonate-User"] = user
+        for group in (*groups, "system:authenticated"):
+            actor.http.headers = httpx.Headers(
+                [*actor.http.headers.raw, (b"Impersonate-Group", group.encode())]
+            )
+        return actor
+
     def wildcard(self, name: str = "nadia") -> Actor:
         """Somebody with every verb on every resource of this namespace."""
         rule = {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}
@@ -151,7 +161,7 @@ class Stage:
         return made("PolicyRollout", name, {**base, **spec})
 
     def tuning(self, name: str = "t", **spec: Any) -> dict[str, Any]:
-        return made("TuningRun", name, {"model": "m", **spec})
+        return made("TuningRun", name, {"model": "m", "requestedBy": ADMIN, **spec})
 
     def approval(self, rollout: dict[str, Any], approver: str, **spec: Any) -> dict[str, Any]:
         """An approval that is right in every respect but what `spec` changes."""

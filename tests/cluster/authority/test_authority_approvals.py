@@ -64,6 +64,11 @@ def of_ones_own_rollout(stage: Any) -> Any:
     return anna, stage.approval(asked, "anna")
 
 
+def of_a_run_that_one_asked_for(stage: Any) -> Any:
+    anna = stage.person("anna", "trimwheel-approver", "edit")
+    return anna, stage.approval(stage.await_approval(stage.requested(onBehalfOf="anna")), "anna")
+
+
 def of_ones_own_as_administrator(stage: Any) -> Any:
     asked = stage.root.create(stage.rollout("r", "admin")).body
     stage.await_approval(asked)
@@ -123,6 +128,9 @@ REFUSED: dict[str, tuple[Case, str, str]] = {
     "of a deleted rollout's namesake": (of_a_namesake, "trimwheel-approvals", "rolloutUID"),
     "of one's own rollout": (
         of_ones_own_rollout, "trimwheel-approvals", "must differ from the rollout's",
+    ),
+    "of what a TuningRun that one asked for found": (
+        of_a_run_that_one_asked_for, "trimwheel-approvals", "rollout's spec.onBehalfOf",
     ),
     "of one's own rollout as cluster administrator": (
         of_ones_own_as_administrator, "trimwheel-approvals", "must differ from the rollout's",
@@ -278,7 +286,37 @@ def test_nobody_but_the_operator_changes_or_deletes_an_approval(stage: Any, who:
     labelled = actor.patch("PolicyApproval", made, {"metadata": {"labels": {"a": "b"}}})
     deleted = actor.delete("PolicyApproval", made)
     assert changed.rbac or "spec is immutable" in changed.message
-    for answer in (labelled, deleted):
-        # These two hold every verb, so that only admission is left to refuse them.
-        strong = who in ("nadia", "admin")
-        assert (answer.policy == "trimwheel-operator-only") if strong else answer.rbac
+    # These hold every verb of the two, so that only admission is left to refuse them.
+    strong = who in ("nadia", "admin")
+    assert (labelled.policy == "trimwheel-operator-only") if strong else labelled.rbac
+    deletes = strong or who in ("anna", "pipelines")
+    assert (deleted.policy == "trimwheel-approvals") if deletes else deleted.rbac
+    assert "is kept until its rollout is deleted" in deleted.message or deleted.rbac
+
+
+@pytest.mark.parametrize("who", ["anna", "admin", "pipelines"])
+@pytest.mark.parametrize("others", ["no other rollout", "beside another rollout"])
+def test_an_approval_whose_rollout_is_gone_can_be_deleted(
+    stage: Any, who: str, others: str
+) -> None:
+    if others == "beside another rollout":
+        stage.waiting("other")
+    anna = stage.person("anna", "trimwheel-approver")
+    made = stage.approve(anna, stage.approval(stage.waiting(), "anna")).body["metadata"]["name"]
+    actor = {"anna": anna, "admin": stage.root, "pipelines": stage.pipelines}[who]
+    assert actor.delete("PolicyApproval", made).policy == "trimwheel-approvals"
+    assert stage.root.delete("PolicyRollout", "r").allowed
+    gone = stage.settle(lambda: actor.delete("PolicyApproval", made), lambda one: one.allowed)
+    assert gone.allowed, gone.message
+
+
+def test_an_approval_of_a_rollout_that_never_was_can_be_deleted(stage: Any) -> None:
+    """Admission cannot see that something is absent: such an approval is stored, and decides
+    nothing. It is not stuck any more, and the loop removes it."""
+    stage.waiting("other")
+    ghost = stage.rollout("ghost", "somebody")
+    ghost["metadata"]["uid"] = "none"
+    anna = stage.person("anna", "trimwheel-approver")
+    made = stage.approve(anna, stage.approval(ghost, "anna", decision="Reject"))
+    assert made.allowed, made.message
+    assert stage.root.delete("PolicyApproval", made.body["metadata"]["name"]).allowed

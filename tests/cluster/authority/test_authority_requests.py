@@ -153,16 +153,47 @@ def test_an_alarm_by_a_person_is_refused(stage: Any, who: str, reason: str) -> N
 
 @pytest.mark.parametrize("reason", ALARM_REASONS)
 def test_an_alarm_by_the_loop_alone_passes(stage: Any, reason: str) -> None:
-    assert stage.pipelines.create(stage.tuning(reason=reason)).allowed
+    run = stage.tuning(reason=reason, requestedBy=PIPELINES)
+    assert stage.pipelines.create(run).allowed
     assert stage.tuning_job.create(stage.tuning("by-a-job", reason=reason)).rbac
 
 
 def test_a_person_tunes_by_hand_and_cannot_turn_it_into_an_alarm(stage: Any) -> None:
     editor = stage.person("eve", "edit")
-    made = editor.create(stage.tuning())
+    made = editor.create(stage.tuning(requestedBy="eve"))
     assert made.body["spec"]["reason"] == "Manual"
     turned = editor.patch("TuningRun", "t", {"spec": {"reason": "Harmful"}})
     assert "spec is immutable" in turned.message
+
+
+@pytest.mark.parametrize("given", [{"requestedBy": "anna"}, {"requestedBy": None}])
+@pytest.mark.parametrize("who", ["editor", "administrator"])
+def test_nobody_asks_for_a_run_in_anothers_name_or_in_none(
+    stage: Any, who: str, given: dict[str, str | None]
+) -> None:
+    person = stage.person("eve", "edit") if who == "editor" else stage.root
+    body = stage.tuning(**given)
+    body["spec"] = {key: value for key, value in body["spec"].items() if value is not None}
+    answer = person.create(body)
+    assert answer.policy == "trimwheel-alarms", answer
+    name = "eve" if who == "editor" else "admin"
+    assert f"but you are {name}: set it to that name" in answer.message
+    assert person.create(stage.tuning(requestedBy=name)).allowed
+    rewritten = person.patch("TuningRun", "t", {"spec": {"requestedBy": "anna"}})
+    assert "spec is immutable" in rewritten.message
+
+
+@pytest.mark.parametrize("who", ["editor", "administrator"])
+def test_on_behalf_of_is_the_jobs_to_set(stage: Any, who: str) -> None:
+    person = stage.person("eve", "edit") if who == "editor" else stage.root
+    name = "eve" if who == "editor" else "admin"
+    answer = person.create(stage.rollout("r", name, onBehalfOf="anna"))
+    assert answer.policy == "trimwheel-rollouts", answer
+    assert "spec.onBehalfOf is set by TuningRun Jobs alone" in answer.message
+    assert stage.tuning_job.create(stage.rollout("r", TUNING, onBehalfOf="anna")).allowed
+    for changed in ("somebody", None):
+        rewritten = person.patch("PolicyRollout", "r", {"spec": {"onBehalfOf": changed}})
+        assert "spec.onBehalfOf is immutable" in rewritten.message
 
 
 # --- the approval rule ------------------------------------------------------------------------

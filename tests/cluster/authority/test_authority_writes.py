@@ -136,15 +136,14 @@ def test_assignments_are_read_by_editors_and_not_at_all_by_pipelines(stage: Any)
 
 
 # --- what the operator grants to workers ------------------------------------------------------
-def test_the_operator_grants_what_it_holds_and_nothing_more(stage: Any) -> None:
+def test_the_operator_grants_nothing_that_it_does_not_hold(stage: Any) -> None:
+    """By RBAC already; what it grants of what it holds is in test_authority_operator."""
     roles = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{stage.namespace}/roles"
 
     def role(name: str, group: str, resource: str, *verbs: str) -> Any:
         rule = {"apiGroups": [group], "resources": [resource], "verbs": list(verbs)}
         return stage.operator.call("POST", roles, {"metadata": {"name": name}, "rules": [rule]})
 
-    assert role("worker", names.GROUP, "policyassignments", "get", "watch").allowed
-    assert role("ack", "coordination.k8s.io", "leases", "get", "create", "update", "patch").allowed
     for number, beyond in enumerate(
         [
             (names.GROUP, "policyrollouts", "approve"),
@@ -161,6 +160,67 @@ def test_jobs_are_made_in_the_releases_namespace_alone(stage: Any) -> None:
     path = f"/apis/batch/v1/namespaces/{stage.namespace}/jobs"
     job = {"metadata": {"name": "tuning-x"}, "spec": {"template": {"spec": {}}}}
     assert stage.operator.call("POST", path, job).rbac
+
+
+# --- what the cluster itself may do -----------------------------------------------------------
+COLLECTORS = ("generic-garbage-collector", "namespace-controller")
+NEIGHBOURS = ("clusterrole-aggregation-controller", "replicaset-controller", "default", "anything")
+
+
+def kube_system(stage: Any, account: str) -> Any:
+    """The account of kube-system, with every verb in the stage's namespace."""
+    user = names.service_account_user("kube-system", account)
+    subject = {"kind": "User", "name": user, "apiGroup": "rbac.authorization.k8s.io"}
+    stage.role(f"all-{account}", [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}])
+    stage.bind(f"Role/all-{account}", subject)
+    stage.await_rights(user, subject)
+    return stage.impersonating(user, ("system:serviceaccounts:kube-system",))
+
+
+@pytest.mark.parametrize("account", NEIGHBOURS)
+def test_no_other_account_of_kube_system_is_exempt(stage: Any, account: str) -> None:
+    actor = kube_system(stage, account)
+    assert stage.operator.create(stage.assignment()).allowed
+    waiting = stage.waiting()
+    anna = stage.person("anna", "trimwheel-approver")
+    approval = stage.approve(anna, stage.approval(waiting, "anna")).body["metadata"]["name"]
+    change = {"spec": {"epoch": 2, "salt": "x"}}
+    for answer in (
+        actor.patch("PolicyAssignment", "m", change),
+        actor.delete("PolicyAssignment", "m"),
+        actor.create(stage.assignment("n")),
+        actor.patch("PolicyApproval", approval, {"metadata": {"labels": {"a": "b"}}}),
+        actor.patch("PolicyRollout", "r", {"status": {"phase": "Promoted"}}, "status"),
+    ):
+        assert answer.policy == "trimwheel-operator-only", answer
+    assert actor.delete("PolicyApproval", approval).policy == "trimwheel-approvals"
+
+
+@pytest.mark.parametrize("account", COLLECTORS)
+def test_collectors_change_owners_and_finalizers_and_delete_and_nothing_else(
+    stage: Any, account: str
+) -> None:
+    actor = kube_system(stage, account)
+    assert stage.operator.create(stage.assignment()).allowed
+    for beyond in (
+        {"spec": {"epoch": 2, "salt": "x"}},
+        {"metadata": {"labels": {"a": "b"}}},
+        {"metadata": {"annotations": {"a": "b"}}},
+    ):
+        assert actor.patch("PolicyAssignment", "m", beyond).policy == "trimwheel-operator-only"
+    assert actor.create(stage.assignment("n")).policy == "trimwheel-operator-only"
+    status = {"status": {"phase": "Promoted"}}
+    stage.waiting()
+    forged = actor.patch("PolicyRollout", "r", status, "status")
+    assert forged.policy == "trimwheel-operator-only", forged
+    for within in (
+        {"metadata": {"finalizers": ["foregroundDeletion"]}},
+        {"metadata": {"finalizers": None}},
+        {"metadata": {"ownerReferences": []}},
+    ):
+        answer = actor.patch("PolicyAssignment", "m", within)
+        assert answer.allowed, answer.message
+    assert actor.delete("PolicyAssignment", "m").allowed
 
 
 # --- what must still work ---------------------------------------------------------------------

@@ -328,7 +328,8 @@ def test_every_example_applies(stage: Any) -> None:
     editor = stage.person("edith", "edit")
     approver = stage.person("anna", "trimwheel-approver")
     for name in ("adaptivemodel", "adaptivepolicy", "tuningrun"):
-        made = editor.create(document(EXAMPLES / f"{name}.yaml"), fieldValidation="Strict")
+        example = document(EXAMPLES / f"{name}.yaml", ME="edith")
+        made = editor.create(example, fieldValidation="Strict")
         assert made.allowed, f"{name}: {made.message}"
     rollout = document(EXAMPLES / "policyrollout.yaml", ME="edith")
     asked = editor.create(rollout, fieldValidation="Strict")

@@ -20,7 +20,9 @@ from trimwheel_pipelines.settings import from_environment as pipelines_settings
 pytestmark = pytest.mark.cluster
 
 Render = Callable[..., dict[tuple[str, str], dict[str, Any]]]
-USER_KINDS = [kind.plural for kind in KINDS if kind.name != "PolicyAssignment"]
+USER_KINDS = [
+    kind.plural for kind in KINDS if kind.name not in ("PolicyAssignment", "PolicyJournal")
+]
 
 
 @pytest.fixture(scope="module")

@@ -59,7 +59,7 @@ def absent_models(number: int, user: str) -> tuple[str, dict[str, Any]]:
     return (
         ("AdaptivePolicy", {"model": absent, "policy": {}}),
         ("AdaptivePolicy", {"model": absent, "policy": {"exit": {"enabled": True}}}),
-        ("TuningRun", {"model": absent}),
+        ("TuningRun", {"model": absent, "requestedBy": user}),
         ("PolicyRollout", rollout),
     )[number % 4]
 

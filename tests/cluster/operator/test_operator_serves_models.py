@@ -117,7 +117,7 @@ def test_runs_become_jobs_one_at_a_time_and_a_lost_job_is_reported(
 ) -> None:
     operator(TRIMWHEEL_JOB_POD='{"nodeSelector": {"no": "such-node"}}')
     team.model()
-    team.create("TuningRun", "t1", {"model": MODEL})
+    team.create("TuningRun", "t1", {"model": MODEL, "requestedBy": "admin"})
 
     def jobs_of(run: str) -> list[Any]:
         uid = team.get("TuningRun", run)["metadata"]["uid"]
@@ -128,7 +128,7 @@ def test_runs_become_jobs_one_at_a_time_and_a_lost_job_is_reported(
     [job] = eventually(lambda: jobs_of("t1"), "the Job of t1", 30)
     assert job.metadata.owner_references is None, "owners in another namespace are collected"
     assert job.spec.template.spec.service_account_name == names.TUNING_ACCOUNT
-    team.create("TuningRun", "t2", {"model": MODEL})
+    team.create("TuningRun", "t2", {"model": MODEL, "requestedBy": "admin"})
     waiting = team.becomes("TuningRun", "t2", names.RECONCILING)
     assert waiting["message"] == "TuningRun t1 runs first" and not jobs_of("t2")
     admin.batch.delete_namespaced_job(job.metadata.name, release, propagation_policy="Background")

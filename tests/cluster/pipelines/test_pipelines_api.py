@@ -47,7 +47,7 @@ def declare(root: Objects, namespace: str, folder: Path, digest: str) -> Adaptiv
 
 
 def start(root: Objects, namespace: str, name: str = "first") -> TuningRun:
-    spec = TuningRunSpec(model="intent")
+    spec = TuningRunSpec(model="intent", requested_by="admin")
     return root.create(TuningRun, {"name": name, "namespace": namespace}, spec)
 
 
@@ -88,6 +88,7 @@ def test_a_tuning_job_certifies_and_asks_for_a_rollout_in_its_own_name(
     assert parse_policy(policy.spec.policy).digest == run.status.policy_digest
     rollout = root.get(PolicyRollout, namespace, run.status.rollout)
     assert rollout is not None and rollout.spec.requested_by == job_account
+    assert rollout.spec.on_behalf_of == "admin"
 
 
 def test_a_refused_model_address_fails_the_run_and_says_which_rule(
@@ -167,7 +168,7 @@ def test_nobody_but_pipelines_may_raise_an_alarm(
     model: LoadedModel,
 ) -> None:
     declare(root, namespace, model_folder, model.digest)
-    alarm = TuningRunSpec(model="intent", reason="Harmful")
+    alarm = TuningRunSpec(model="intent", reason="Harmful", requested_by=account)
     with pytest.raises(Refused):
         root.create(TuningRun, {"name": "forged", "namespace": namespace}, alarm)
     made = objects.create(TuningRun, {"name": "real", "namespace": namespace}, alarm)
