@@ -46,8 +46,10 @@ def main() -> None:
 def run() -> None:
     """Watch all models until stopped (the Deployment)."""
     from trimwheel_pipelines import service
+    from trimwheel_pipelines.isolated_decoding import hide_memory
     from trimwheel_pipelines.settings import from_environment
 
+    hide_memory()
     service.run(from_environment())
 
 
@@ -58,11 +60,13 @@ def tune(namespace: str, name: str) -> None:
     """Play one TuningRun to its end (its Job). Exit 0 whenever it ended honestly."""
     from trimwheel_pipelines import kube
     from trimwheel_pipelines.executors import executor_of
+    from trimwheel_pipelines.isolated_decoding import hide_memory
     from trimwheel_pipelines.registry import registry_of
     from trimwheel_pipelines.settings import from_environment
     from trimwheel_pipelines.tune import tune as play
     from trimwheel_pipelines.tuning_world import World, model_loader
 
+    hide_memory()
     settings = from_environment()
     with tempfile.TemporaryDirectory(prefix="trimwheel-") as scratch:
         cache = Path(settings.model_cache or scratch)

@@ -27,9 +27,10 @@ from typing import Final
 import pyarrow as pa
 
 from trimwheel_api.records import segment_folder, segment_name
+from trimwheel_pipelines.isolated_decoding import isolated_decode
 from trimwheel_pipelines.records import Held, RecordReader
 from trimwheel_pipelines.retention import delete_file
-from trimwheel_pipelines.segment_decoding import LIMITS, Claim, decode
+from trimwheel_pipelines.segment_decoding import LIMITS, Claim
 from trimwheel_pipelines.segment_files import Day, Plan, Segment
 from trimwheel_workers.records.segments import deliver, segment_metadata, table_bytes
 
@@ -128,7 +129,7 @@ def _merge(
     started = min(one.started for one in sources)
     target = segment_name(f"{MERGED}{code}", started, len(sources), len(table), lost)
     # What nobody could read again must not take the place of what can be read.
-    decode(data, Claim(reader.namespace, reader.model, len(table)))
+    isolated_decode(data, Claim(reader.namespace, reader.model, len(table)))
     root = _address(reader, day)
     plan = Plan(f"{day.folder}/merge-{code}.json", target, names, True)
     save()

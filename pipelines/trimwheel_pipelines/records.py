@@ -22,7 +22,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trimwheel_api.errors import InvalidInput, Unavailable
-from trimwheel_pipelines.segment_decoding import LIMITS, Claim, decode
+from trimwheel_pipelines.isolated_decoding import isolated_decode
+from trimwheel_pipelines.segment_decoding import LIMITS, Claim
 from trimwheel_pipelines.segment_files import (
     QUARANTINE,
     Day,
@@ -283,7 +284,7 @@ class RecordReader:
     def _decode(self, segment: Segment) -> Held:
         claim = Claim(self.namespace, self.model, segment.count)
         try:
-            found = decode(self._bytes(segment), claim)
+            found = isolated_decode(self._bytes(segment), claim)
         except FileNotFoundError:
             # Retention, a merge or another reader's quarantine was faster; the name still says how
             # many.

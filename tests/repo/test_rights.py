@@ -98,9 +98,22 @@ NEEDED: dict[Right, Use] = {
     ("trimwheel-operator", "policyassignments", "patch"): Use(
         f"{OPERATOR}apply.py::Writer._write_assignment", '_merge("PolicyAssignment"'
     ),
-    ("trimwheel-operator", "policyapprovals", "create"): Use(
-        f"{OPERATOR}admission.py::AdmissionTest", '"PolicyApproval"'
-    ),
+    # Forgeries under reserved names, as dry runs: applied, which creates or patches.
+    **{
+        ("trimwheel-operator", plural, verb): Use(
+            f"{OPERATOR}probes.py::PROBES",
+            f'"{kind}"',
+            f"{OPERATOR}admission.py::AdmissionTest._refusal",
+        )
+        for plural, kind in {
+            "adaptivemodels": "AdaptiveModel",
+            "adaptivepolicies": "AdaptivePolicy",
+            "tuningruns": "TuningRun",
+            "policyrollouts": "PolicyRollout",
+            "policyapprovals": "PolicyApproval",
+        }.items()
+        for verb in ("create", "patch")
+    },
     # Worker objects: applied, which creates or patches.
     **{
         ("trimwheel-operator", resource, verb): Use(WORKERS, function, APPLY)
@@ -129,9 +142,17 @@ NEEDED: dict[Right, Use] = {
     },
     ("trimwheel-operator", "leases", "get"): Use(LEADER, "self._path"),
     ("trimwheel-operator", "leases", "update"): Use(LEADER, "self._path"),
-    ("trimwheel-operator", "validatingadmissionpolicybindings", "get"): Use(
-        f"{OPERATOR}admission.py::AdmissionTest", '"ValidatingAdmissionPolicyBinding"'
-    ),
+    **{
+        ("trimwheel-operator", plural, "list"): Use(
+            f"{OPERATOR}admission.py::AdmissionTest._installed",
+            word,
+            f"{OPERATOR}admission.py::AdmissionTest._by_name",
+        )
+        for plural, word in {
+            "validatingadmissionpolicies": "_by_name(POLICY)",
+            "validatingadmissionpolicybindings": "_by_name(BINDING)",
+        }.items()
+    },
     # The loop.
     **{
         ("trimwheel-pipelines", plural, "list"): Use(f"{LOOP}._views", f"list({kind})")
@@ -195,9 +216,9 @@ ELSEWHERE = frozenset({"policyjournals", "policyjournals/status"})
 
 
 @cache
-def granted() -> dict[str, list[Right]]:
-    """Rights by role, as the templates grant them. A role in two templates has both."""
-    found: dict[str, list[Right]] = {}
+def granted() -> dict[str, list[tuple[Right, str]]]:
+    """Rights by role, as the templates grant them, and where each holds."""
+    found: dict[str, list[tuple[Right, str]]] = {}
     for path in sorted(TEMPLATES.rglob("*.yaml")):
         text = re.sub(r"^\s*\{\{-?.*?-?\}\}\s*$", "", path.read_text(), flags=re.MULTILINE)
         if not re.search(r"^kind: (Cluster)?Role$", text, flags=re.MULTILINE):
@@ -207,7 +228,7 @@ def granted() -> dict[str, list[Right]]:
             if document and document["kind"] in ("Role", "ClusterRole"):
                 name = document["metadata"]["name"]
                 found.setdefault(name, []).extend(
-                    (name, resource, verb)
+                    ((name, resource, verb), f"{document['kind']} {rule.get('resourceNames')}")
                     for rule in document["rules"]
                     for resource in rule["resources"]
                     for verb in rule["verbs"]
@@ -215,15 +236,22 @@ def granted() -> dict[str, list[Right]]:
     return found
 
 
-def rights() -> list[Right]:
+def rights() -> list[tuple[Right, str]]:
     """Those of the release's own accounts."""
     return [
-        right
+        (right, where)
         for name, held in sorted(granted().items())
         if name not in PEOPLE
-        for right in held
+        for right, where in held
         if right[1] not in ELSEWHERE
     ]
+
+
+def _defined(node: ast.AST) -> tuple[str, ...]:
+    """The name of a class, a function or an annotated constant."""
+    if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+        return (node.target.id,)
+    return (str(getattr(node, "name", "")),)
 
 
 @cache
@@ -234,8 +262,7 @@ def source(where: str) -> str:
     node: ast.AST = ast.parse(text)
     for part in qualified.split("."):
         node = next(
-            (one for one in ast.iter_child_nodes(node) if getattr(one, "name", "") == part),
-            ast.Pass(),
+            (one for one in ast.iter_child_nodes(node) if part in _defined(one)), ast.Pass()
         )
         if isinstance(node, ast.Pass):
             raise LookupError(f"{where}: there is no such function")
@@ -247,7 +274,7 @@ def test_the_roles_are_those_that_the_tables_know() -> None:
     assert set(granted()) == accounts | PEOPLE.keys()
 
 
-@pytest.mark.parametrize("right", sorted(set(rights())), ids=" ".join)
+@pytest.mark.parametrize("right", sorted({right for right, _ in rights()}), ids=" ".join)
 def test_each_right_is_needed_by_a_line_of_code(right: Right) -> None:
     assert right in NEEDED, f"{right}: no code is named that needs it; take it away"
     use = NEEDED[right]
@@ -258,7 +285,7 @@ def test_each_right_is_needed_by_a_line_of_code(right: Right) -> None:
 
 
 def test_no_entry_is_of_a_right_that_nobody_holds() -> None:
-    assert NEEDED.keys() - set(rights()) == set()
+    assert NEEDED.keys() - {right for right, _ in rights()} == set()
 
 
 def test_the_table_would_notice_code_that_is_gone() -> None:
