@@ -24,7 +24,7 @@ from starlette.routing import Route
 from trimwheel_api import names, records
 from trimwheel_api.errors import InvalidInput, Overloaded, RequestInvalid, Unavailable, quote
 from trimwheel_workers.engine.status import Status
-from trimwheel_workers.front import protocol, tensors
+from trimwheel_workers.front import openapi, protocol, tensors
 from trimwheel_workers.front.access import AUTHORIZATION, Tokens
 from trimwheel_workers.front.compression import CONTENT_ENCODING, body_of
 from trimwheel_workers.front.dispatch import ENGINE_DOWN, Answer, Caller
@@ -52,13 +52,7 @@ def make_app(worker: Worker) -> Starlette:
     """The application of one worker."""
     model = worker.config.model
     release = version("trimwheel")
-    tokens = Tokens(Path(worker.config.tokens_path)) if worker.config.tokens_path else None
-
-    def who(request: Request) -> str:
-        """Whose evidence a request is. Raises RequestInvalid where a token is wanted."""
-        if tokens is None:
-            return peer_of(request)
-        return tokens.subject(request.headers.get("authorization"))
+    who = _identifier(worker.config.tokens_path)
 
     async def server_metadata(_: Request) -> Response:
         shape = worker.engine.shape
@@ -84,6 +78,11 @@ def make_app(worker: Worker) -> Starlette:
     async def infer(request: Request) -> Response:
         return await Inference(worker, request, who).respond()
 
+    described = orjson.dumps(openapi.document(release, worker.config.engine.max_batch))
+
+    async def api(_: Request) -> Response:
+        return _bytes(described, 200)
+
     def of_model(prefix: str) -> list[Route]:
         return [
             Route(f"{prefix}/infer", infer, methods=["POST"]),
@@ -98,6 +97,7 @@ def make_app(worker: Worker) -> Starlette:
             Route("/v2/health/live", live),
             Route("/v2/health/ready", ready),
             Route("/v2", server_metadata),
+            Route(openapi.PATH, api),
         ],
         exception_handlers={
             HTTPException: _http_error,  # type: ignore[dict-item]
@@ -177,6 +177,14 @@ class Inference:
         requests = self._worker.requests
         requests.account(requests.arm_of(self._caller.session), self._caller, code)
         return _bytes(body, code, retry)
+
+
+def _identifier(tokens_path: str) -> Callable[[Request], str]:
+    """Says whose evidence a request is; raises RequestInvalid where a token is wanted."""
+    if not tokens_path:
+        return peer_of
+    tokens = Tokens(Path(tokens_path))
+    return lambda request: tokens.subject(request.headers.get("authorization"))
 
 
 def peer_of(request: Request) -> str:
