@@ -53,7 +53,7 @@ def search_space(run_knobs: Sequence[str], config: EncoderConfig) -> dict[str, B
     space: dict[str, BaseDistribution] = {}
     if TOP_K in run_knobs and config.experts > 1:
         space[TOP_K] = IntDistribution(1, config.experts)
-    if BLEND in run_knobs and config.routers > 1:
+    if BLEND in run_knobs and config.experts > 1 and config.routers > 1:
         space[BLEND] = FloatDistribution(0.0, 1.0, step=BLEND_STEP)
     return space
 

@@ -37,6 +37,8 @@ class ModelRef:
     folder: str
     digest: str
     dtype: Dtype = "float32"
+    findings: tuple[tuple[Any, Any], ...] = ()
+    """Which ways the Job measured to be the fastest: trials go by them, wherever they run."""
 
 
 @dataclass(frozen=True)
@@ -198,6 +200,8 @@ def _cheapest(cost: Floats, risk: Floats, limit: float) -> tuple[float, float]:
 @lru_cache(maxsize=1)
 def _loaded(model: ModelRef) -> Any:
     """The model of this process: trials of one study share it."""
+    from trimwheel_workers.model import measured
     from trimwheel_workers.model.artifact import load
 
+    measured.adopt(model.findings)
     return load(model.folder, model.digest, model.dtype)

@@ -19,7 +19,7 @@ from trimwheel_pipelines.registry import Registry
 from trimwheel_pipelines.trials import ModelRef
 from trimwheel_pipelines.tuning_plan import Plan
 from trimwheel_workers.fetch import fetch_model
-from trimwheel_workers.model import artifact
+from trimwheel_workers.model import artifact, measured
 from trimwheel_workers.model.artifact import LoadedModel
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,8 @@ def model_loader(cache: Path, prefixes: tuple[str, ...]) -> LoadModel:
             log.info("Fetching %s.", plan.model_uri)
             fetch_model(plan.model_uri, plan.model_digest, folder, prefixes)
         loaded = artifact.load(folder, plan.model_digest, plan.dtype)
-        # The type as this Job chose it: all trials of a study compute in the same one.
-        return loaded, ModelRef(str(folder), plan.model_digest, loaded.dtype)
+        # Type and ways as this Job chose them: all trials of a study compute alike.
+        ref = ModelRef(str(folder), plan.model_digest, loaded.dtype, measured.findings())
+        return loaded, ref
 
     return load

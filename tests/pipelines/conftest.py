@@ -25,7 +25,7 @@ from trimwheel_pipelines.registry import Registry
 from trimwheel_pipelines.trials import Audits, ModelRef
 from trimwheel_pipelines.tune import tune
 from trimwheel_pipelines.tuning_world import World
-from trimwheel_workers.model import artifact
+from trimwheel_workers.model import artifact, measured
 from trimwheel_workers.model.artifact import LoadedModel
 from trimwheel_workers.model.config import EncoderConfig
 from trimwheel_workers.model.encoder import Encoder
@@ -93,7 +93,7 @@ def model(model_folder: Path) -> LoadedModel:
 @pytest.fixture(scope="session")
 def model_ref(model_folder: Path, model: LoadedModel) -> ModelRef:
     """The same, as trials name it."""
-    return ModelRef(str(model_folder), model.digest)
+    return ModelRef(str(model_folder), model.digest, model.dtype, measured.findings())
 
 
 @pytest.fixture(scope="session")

@@ -60,7 +60,7 @@ def test_the_schema_says_which_knobs_need_model_runs() -> None:
 
 
 def test_a_model_without_experts_has_no_expert_knobs(model: LoadedModel) -> None:
-    plain = replace(model.config, experts=1, default_top_k=1, routers=1)
+    plain = replace(model.config, experts=1, default_top_k=1)
     assert search_space(("moe.topK", "moe.routerBlend"), plain) == {}
     assert space_size({}) == 1
 

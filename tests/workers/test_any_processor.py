@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import subprocess
 import sys
 import time
@@ -43,8 +44,7 @@ def older(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def unmeasured() -> Iterator[None]:
     """As in a process that has measured nothing yet, and again afterwards."""
-    asked = (measured.fastest_dtype, measured._times, measured._runs, prepacked.can,
-             prepacked.pay, prepacked.small_product)  # fmt: skip
+    asked = (measured.fastest_dtype, measured._times, measured._runs, prepacked.can)
 
     def forget() -> None:
         measured._known.clear()
@@ -62,26 +62,18 @@ def test_the_models_tests_pass_on_a_processor_without_avx512_and_bf16() -> None:
     assert done.returncode == 0, done.stdout[-3000:]
 
 
-def test_an_older_processor_computes_in_float32_and_says_why() -> None:
-    done = older("-c", """
-import torch
-from trimwheel_workers.model import measured, prepacked
-assert torch.backends.cpu.get_cpu_capability() == "AVX2"
-assert measured.chosen("auto") == "float32", measured.dtype_comparison()
-assert prepacked.can(torch.float32) and not prepacked.can(torch.bfloat16)
-assert not prepacked.pay(torch.bfloat16)
-print(measured.dtype_comparison())
-""")  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "bfloat16 products take" in done.stdout and "as long as float32" in done.stdout
-
-
 def test_a_training_on_an_older_processor_is_in_float32_and_notes_it(tmp_path: Path) -> None:
     done = older("-c", """
 import sys
 from dataclasses import replace
 from pathlib import Path
+import torch
 from trimwheel_demo import training
+from trimwheel_workers.model import measured, prepacked
+assert torch.backends.cpu.get_cpu_capability() == "AVX2"
+assert measured.chosen("auto") == "float32", measured.dtype_comparison()
+assert prepacked.can(torch.float32) and not prepacked.can(torch.bfloat16)
+assert not prepacked.pay(torch.bfloat16)
 from trimwheel_workers.fitting.recipe import Recipe, TrainingSet
 rows = [(f"{word} {n}", label) for n in range(20) for word, label in (("up", "a"), ("down", "b"))]
 recipe = replace(Recipe(), vocabulary=280, dim=16, layers=2, max_tokens=12, epochs=1, batch=16,
@@ -195,6 +187,20 @@ def test_a_crossover_is_the_first_size_at_which_the_second_way_is_worth_it(
 
     assert measured.crossover((16, 32, 48, 64), ways, worth) == expected
     assert len(tried) <= 3
+
+
+def test_a_process_goes_by_what_another_one_measured(unmeasured: None) -> None:
+    encoder = Encoder(EncoderConfig(vocabulary=50, classes=("a", "b"), dim=32)).serving()
+    mine = encoder.peek_tokens, dict(encoder.mixture.side_by_side_tokens), encoder.ways()
+    handed = pickle.loads(pickle.dumps(measured.findings()))
+    measured._known.clear()
+    others = tuple((key, 0 if "side by side" in key else value) for key, value in handed)
+    for given, expected in ((others, {1: 0, 2: 0}), (handed, mine[1])):
+        measured.adopt(given)
+        again = Encoder(encoder.config).serving()
+        assert again.mixture.side_by_side_tokens == expected
+        assert again.peek_tokens == mine[0]
+    assert again.ways() == mine[2]
 
 
 def test_no_digest_depends_on_the_type(tiny_model: tuple[Path, str]) -> None:

@@ -140,7 +140,7 @@ class Experts(nn.Module):
     def _sizes(self) -> tuple[object, ...]:
         """What the time of a mixture depends on."""
         weight = self.experts[0].up.weight
-        return (*weight.shape, weight.dtype, len(self.experts))
+        return (*weight.shape, str(weight.dtype), len(self.experts))
 
     @torch.inference_mode()
     def _crossover(self, side_by_side: _SideBySide, top_k: int) -> int:

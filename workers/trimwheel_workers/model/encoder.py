@@ -107,7 +107,7 @@ class Encoder(nn.Module):
         serving(self.layers)
         for layer in self.layers:
             layer.serving()
-        sizes = self.config.dim, self.config.heads, self.config.feed_forward, dtype
+        sizes = self.config.dim, self.config.heads, self.config.feed_forward, str(dtype)
         self.peek_tokens = measured.once(("peek", *sizes), self._least_tokens_for_a_peek)
         self._host_scores = self.learned.regressions()
         return self

@@ -28,10 +28,13 @@ __all__ = [
     "AUTO",
     "AskedDtype",
     "Dtype",
+    "Findings",
+    "adopt",
     "chosen",
     "crossover",
     "dtype_comparison",
     "fastest_dtype",
+    "findings",
     "numbers",
     "once",
     "race",
@@ -44,6 +47,8 @@ AskedDtype = Literal["auto", "float32", "bfloat16"]
 AUTO: Final = "auto"
 
 Way = Callable[[], object]
+Findings = tuple[tuple[Hashable, object], ...]
+"""What a process measured, by key; plain values, to hand to another process."""
 T = TypeVar("T")
 
 ROUNDS = 4
@@ -84,6 +89,17 @@ def once(key: Hashable, measure: Callable[[], T]) -> T:
     if key not in _known:
         _known[key] = measure()
     return cast(T, _known[key])
+
+
+def findings() -> Findings:
+    """All that this process measured so far."""
+    return tuple(_known.items())
+
+
+def adopt(others: Findings) -> None:
+    """Go by what another process measured, before any model is loaded: both then add in the same
+    order, so that their results are equal to the last digit on the same kind of processor."""
+    _known.update(others)
 
 
 def crossover(

@@ -68,28 +68,32 @@ def can(dtype: torch.dtype) -> bool:
     return True
 
 
-@cache
 def pay(dtype: torch.dtype) -> bool:
     """Whether they are clearly faster than plain products, for one text and for a batch."""
-    if not can(dtype):
-        return False
+    return can(dtype) and measured.once(f"prepacked {dtype}", lambda: _gain(dtype) > GAIN)
+
+
+def _gain(dtype: torch.dtype) -> float:
     gains = []
     with torch.inference_mode():
         for rows in TRIED_ROWS:
             plain, packed = measured.race(_ways(dtype, rows), measured.MANY_ROUNDS)
             gains.append(plain / packed)
-    return prod(gains) > GAIN
+    return prod(gains)
 
 
-@cache
 def small_product(dtype: torch.dtype) -> int:
     """Multiplications of a product up to which the plain one is the faster: a oneDNN call begins
     at ten microseconds or more. None in bf16, where a plain call lays the weight out each time."""
     if dtype != torch.float32:
         return 0
-    with torch.inference_mode():
-        turn = measured.crossover(SMALL_ROWS, lambda rows: _ways(dtype, rows))
-    return (0, *SMALL_ROWS)[turn] * prod(WIDTHS)
+
+    def measure() -> int:
+        with torch.inference_mode():
+            turn = measured.crossover(SMALL_ROWS, lambda rows: _ways(dtype, rows))
+        return (0, *SMALL_ROWS)[turn] * prod(WIDTHS)
+
+    return measured.once(f"small product {dtype}", measure)
 
 
 def lay_out(weight: Tensor) -> Tensor:
