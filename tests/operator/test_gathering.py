@@ -7,11 +7,13 @@ from typing import Any
 
 from tests.operator.world import START
 
+from trimwheel_api import names
 from trimwheel_api.kinds import dump
 from trimwheel_operator.cluster import path_of
 from trimwheel_operator.gather import Gatherer, Memory
 from trimwheel_operator.informers import watched
 from trimwheel_operator.plan.observed import UNCHECKED, Evidence
+from trimwheel_operator.raw import acknowledgement
 from trimwheel_operator.settings import Settings
 from trimwheel_operator.store import Store
 
@@ -129,3 +131,29 @@ def test_that_a_model_is_not_there_is_asked_of_the_api_server(world: Any) -> Non
     server = Server(state.model)
     found = gatherer_of(server, *state.runs).gather("team", "router", Memory(), world.now)
     assert found.model is not None and found.runs
+
+
+class Broken(Reader):
+    """Evidence of rules that cannot be judged: what a value beyond its range does."""
+
+    def read(self, rollout: Any, workers: int, now: Any) -> Evidence:
+        raise ZeroDivisionError("float division by zero")
+
+
+def test_evidence_that_cannot_be_judged_is_none_and_the_look_goes_on(started: Any) -> None:
+    """It ended every pass, and with it the answer to harm."""
+    parts: Any = {"api": None, "store": None, "admission": None, "evidence": Broken()}
+    gatherer, memory = Gatherer(**parts, settings=Settings()), Memory()
+    assert gatherer._evidence([started], 2, memory, START) is None
+    assert memory.failure is not None
+    assert (memory.failure.rule, memory.failure.about) == ("evidence", "ramp")
+
+
+def test_an_acknowledgement_that_says_nothing_ends_no_look() -> None:
+    """Python reads no integer of more than 4,300 digits; a worker's Lease is its pod's to write."""
+    for epoch in ("9" * 5000, "-1", "1.5", "", "nan"):
+        lease = {
+            "metadata": {"name": "router-0", "annotations": {names.ANNOTATION_EPOCH: epoch}},
+            "spec": {"renewTime": "2026-11-22T12:00:00.000000Z"},
+        }
+        assert acknowledgement(lease) is None

@@ -151,3 +151,17 @@ def test_gauges_end_with_the_model_though_objects_that_name_it_are_left(
     reconciler.mark(KEY)
     until(lambda: not shown())
     assert promoted.observe().policies, "something is left"
+
+
+def test_a_rule_that_raises_is_logged_and_counted(
+    world: Any, running: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def set_lease(*_: Any) -> None:
+        raise OverflowError("date value out of range")
+
+    monkeypatch.setattr("trimwheel_operator.plan.models.set_lease", set_lease)
+    reconciler = running(Script(world, []))
+    reconciler.mark(KEY)
+    counted = 'trimwheel_rule_failures_total{rule="set_lease"} 1.0'
+    until(lambda: counted in generate_latest(reconciler._metrics.registry).decode())
+    assert "team/router: rule set_lease raised OverflowError" in caplog.text

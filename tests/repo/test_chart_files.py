@@ -14,6 +14,7 @@ import yaml
 from trimwheel_api import generate, names
 from trimwheel_api.crd import manifests, structural
 from trimwheel_api.kinds import KINDS
+from trimwheel_api.policy import MAX_DOCUMENT_BYTES
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "trimwheel"
@@ -160,3 +161,9 @@ def test_roles_name_the_kinds_of_the_contract_and_no_others() -> None:
         for group in re.findall(r"apiGroups: \[trimwheel\.dev\]\n +resources: \[([^]]*)\]", text):
             for resource in group.split(","):
                 assert resource.strip().split("/")[0] in known, (path.name, resource)
+
+
+def test_the_chart_stores_no_document_that_an_assignment_could_not_carry() -> None:
+    policy = (CHART / "templates" / "admission" / "certificates.yaml").read_text()
+    assert f".size() <= {MAX_DOCUMENT_BYTES}" in policy
+    assert f"at most {MAX_DOCUMENT_BYTES} bytes" in policy
