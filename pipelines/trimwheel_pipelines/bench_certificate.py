@@ -70,14 +70,14 @@ class Draw:
 )
 @click.option(
     "--epsilon",
-    type=Real(0, 1, above=True, below=True),
+    type=Real(1e-6, 1, below=True),
     default=0.02,
     show_default=True,
     help="Promised disagreement.",
 )
 @click.option(
     "--delta",
-    type=Real(0, 1, above=True, below=True),
+    type=Real(1e-6, 1, below=True),
     default=0.1,
     show_default=True,
     help="Chance of a broken promise a run.",
