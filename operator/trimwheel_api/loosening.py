@@ -10,11 +10,13 @@ On creation a spec is compared with the schema's defaults, later with what was s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from trimwheel_api.kinds.adaptive_model import Step
+from trimwheel_api.kinds.adaptive_model import AdaptiveModelSpec, Step
+from trimwheel_api.kinds.common import dump
 from trimwheel_api.values import basis_points, seconds
 
 Direction = Literal["larger", "smaller", "changed"]
@@ -123,6 +125,41 @@ def sentence(path: str) -> str:
         case Steps():
             return "Looser ones take verb waive."
     return ""
+
+
+def guarded_values(spec: AdaptiveModelSpec) -> dict[str, str]:
+    """What the table guards of a spec, by path, as text that can be kept and compared."""
+    found = {}
+    for path, entry in FIELDS.items():
+        if not isinstance(entry, Free):
+            value: Any = dump(spec)
+            for part in path.split("."):
+                value = value[part]
+            found[path] = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    return found
+
+
+def loosened(now: Mapping[str, str], than: Mapping[str, str]) -> list[str]:
+    """The paths at which guarded values are looser than others; a new one is compared to itself."""
+    return [path for path, value in now.items() if _is_looser(path, value, than.get(path, value))]
+
+
+def _is_looser(path: str, now: str, was: str) -> bool:
+    if now == was:
+        return False
+    match FIELDS[path]:
+        case Steps():
+            mine, others = ([Step.model_validate(x) for x in json.loads(y)] for y in (now, was))
+            return bool(looser_steps(mine, others))
+        case Guarded(looser="changed"):
+            return now != STRICTEST.get(path)
+        case Guarded(looser=direction, measure="duration"):
+            grew = seconds(now) - seconds(was)
+        case Guarded(looser=direction):
+            grew = float(now) - float(was)
+        case _:
+            return False
+    return grew > 0 if direction == "larger" else grew < 0
 
 
 def looser_steps(steps: Sequence[Step], than: Sequence[Step]) -> str:

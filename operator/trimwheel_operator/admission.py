@@ -72,6 +72,11 @@ class AdmissionTest:
             self._known[namespace] = known
         return known[1]
 
+    def latest(self) -> AdmissionCheck | None:
+        """The newest answer in any namespace; None when it is older than a minute."""
+        moment, found = max(self._known.values(), key=lambda one: one[0], default=(0.0, None))
+        return found if found and self._clock() - moment < FRESH_SECONDS else None
+
     def notes_since(self) -> datetime | None:
         """When notes began; None while no self-test of this release has held yet."""
         with self._lock:
@@ -107,14 +112,15 @@ class AdmissionTest:
                 raise NotInForce(f"{POLICY} {name} is missing or does not fail closed")
             if binding is None or not _denies(binding, name):
                 raise NotInForce(f"{BINDING} {name} is missing or does not deny")
-            one, other = policy["metadata"], binding["metadata"]
+            one = policy["metadata"]
+            others = [b["metadata"] for b in bindings.values() if b["spec"]["policyName"] == name]
             found.append(
                 GuardingPolicy(
                     name=name,
                     uid=one["uid"],
                     generation=one.get("generation", 1),
-                    binding_uid=other["uid"],
-                    binding_generation=other.get("generation", 1),
+                    binding_uid=",".join(sorted(other["uid"] for other in others)),
+                    binding_generation=sum(other.get("generation", 1) for other in others),
                 )
             )
         return found

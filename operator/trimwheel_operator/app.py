@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass
 
 from trimwheel_operator.admission import AdmissionTest
+from trimwheel_operator.admission_watch import AdmissionWatch
 from trimwheel_operator.apply import Writer
 from trimwheel_operator.cluster import KubeApi
 from trimwheel_operator.evidence import EvidenceReader
@@ -33,16 +34,19 @@ class App:
     informers: Informers
     leader: Leader
     metrics: OperatorMetrics
+    admission: AdmissionWatch
 
     def start(self) -> None:
         """Begin."""
         self.reconciler.start()
         self.leader.start()
         self.informers.start()
+        self.admission.start()
 
     async def stop(self) -> None:
         """End, and give the lock back."""
         self.informers.stop()
+        self.admission.stop()
         await asyncio.to_thread(self.reconciler.stop)
         await asyncio.to_thread(self.leader.stop)
 
@@ -57,6 +61,7 @@ class App:
             "a reconcile worker": self.reconciler.alive,
             "the leader lock's thread": self.leader.alive,
             "a watch": self.informers.alive,
+            "the watch over admission": self.admission.alive,
         }
         if ended := [part for part, alive in parts.items() if not alive()]:
             raise RuntimeError(f"{', '.join(ended)} ended: the process has to be started anew")
@@ -80,13 +85,16 @@ def assemble(api: KubeApi, settings: Settings) -> App:
     informers = Informers(
         api, store, settings.release_namespace, changed=marker.changed, synced=marker.begin
     )
+    admission = AdmissionTest(api, settings.release_namespace, leader.require)
     gatherer = Gatherer(
         api=api,
         store=store,
-        admission=AdmissionTest(api, settings.release_namespace, leader.require),
+        admission=admission,
         evidence=EvidenceReader(prometheus, settings.scrape_interval),
         settings=settings,
         stale=informers.stale,
     )
     writer = Writer(api, leader.require, store)
-    return App(Reconciler(gatherer, writer, leader, metrics, queue), informers, leader, metrics)
+    reconciler = Reconciler(gatherer, writer, leader, metrics, queue)
+    watch = AdmissionWatch(admission, leader.held, settings.release_namespace)
+    return App(reconciler, informers, leader, metrics, watch)

@@ -39,15 +39,14 @@ from trimwheel_operator.evidence import EvidenceReader
 from trimwheel_operator.plan import phases, stable
 from trimwheel_operator.plan.actions import Ensure, Place, Plan, RuleFailure, WriteAssignment
 from trimwheel_operator.plan.observed import (
-    UNCHECKED,
     AdmissionCheck,
     Cause,
     Children,
     Evidence,
     ObservedState,
 )
-from trimwheel_operator.plan.remembered import unnoted
-from trimwheel_operator.plan.witness import may_count
+from trimwheel_operator.plan.remembered import loosened_fields, unnoted
+from trimwheel_operator.plan.witness import may_count, promise_may_count
 from trimwheel_operator.raw import (
     Json,
     Kind,
@@ -152,7 +151,10 @@ class Gatherer:
             ),
             notes_since=self.admission.notes_since(),
             admission=self._admission(
-                namespace, active, approvals, fresh=self._asks(journal, policies, rollouts)
+                namespace,
+                active,
+                approvals,
+                fresh=self._asks(journal, model, policies, rollouts),
             ),
             unreadable=tuple(parser.failed),
         )
@@ -352,17 +354,20 @@ class Gatherer:
         """Asked while a canary is under way, and before an approval counts or a note is taken."""
         uids = {one.metadata.uid for one in active}
         counts = fresh or any(one.spec.rollout_uid in uids for one in approvals)
-        if not counts and not active and self.admission.notes_since() is not None:
-            return UNCHECKED
+        if not counts and not active and (latest := self.admission.latest()) is not None:
+            return latest
         return self.admission.check(namespace, fresh=counts)
 
     def _asks(
         self,
         journal: PolicyJournal | None,
+        model: AdaptiveModel | None,
         policies: tuple[AdaptivePolicy, ...],
         rollouts: tuple[PolicyRollout, ...],
     ) -> bool:
         """Whether something waits for a note that a self-test could give; an old gap never does."""
         spec = journal.spec if journal else PolicyJournalSpec(namespace="")
         held = self.admission.held_since()
+        if model and loosened_fields(spec, model) and promise_may_count(spec, model, held):
+            return True
         return any(may_count(one, held) for one in unnoted(spec, policies, rollouts))

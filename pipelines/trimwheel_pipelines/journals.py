@@ -79,6 +79,7 @@ def _event(journal: PolicyJournal, entry: JournalDecision, operator: str) -> Eve
         "policy": entry.policy,
         "policyDigest": entry.policy_digest,
         "requestedBy": entry.requested_by,
+        **({"onBehalfOf": entry.on_behalf_of} if entry.on_behalf_of else {}),
     }
     decision = Decision.model_validate(entry.model_dump())
     return Event(

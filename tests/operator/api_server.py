@@ -155,7 +155,7 @@ class ApiServer:
         if known is None:
             self.put("PolicyJournal", action.name, spec)
         else:
-            assert spec["sequence"] >= known["spec"]["sequence"]
+            assert spec.get("sequence", 0) >= known["spec"].get("sequence", 0)
             known["spec"] = spec
             self.touch(known)
 

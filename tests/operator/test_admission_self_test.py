@@ -3,6 +3,7 @@ since when it is as it is, by what nobody else can write."""
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from tests.operator.fake_api import Clock, FakeApi
 from trimwheel_api import names
 from trimwheel_api.errors import Refused, Unavailable
 from trimwheel_api.kinds import KINDS
+from trimwheel_local.testing import eventually
 from trimwheel_operator.admission import BINDING, POLICY, AdmissionTest
+from trimwheel_operator.admission_watch import AdmissionWatch
 from trimwheel_operator.cluster import path_of
 from trimwheel_operator.probes import PROBES, probe_name
 
@@ -243,3 +246,21 @@ def test_a_test_that_cannot_be_made_is_no_failure_of_the_pass(api: Guarded) -> N
     assert found.armed is False and "could not be made" in found.message
     api.failure = Refused("cannot get policyjournals")
     assert test.notes_since() is None
+
+
+def test_a_change_is_dated_within_a_minute_though_there_is_no_model(api: Guarded) -> None:
+    """The thread looks as long as this operator decides, and a failure does not end it."""
+    test, held = made_of(api), [False]
+    watch = AdmissionWatch(test, lambda: held[0], names.RELEASE_NAMESPACE)
+    watch.start()
+    try:
+        time.sleep(1.5)
+        assert api.asked == [], "another operator decides"
+        api.failure = ValueError("odd")
+        held[0] = True
+        time.sleep(1.5)
+        api.failure = None
+        eventually(lambda: test.held_since() is not None, "the record is made")
+        assert watch.alive()
+    finally:
+        watch.stop()

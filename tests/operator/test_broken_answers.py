@@ -110,10 +110,13 @@ class Part:
 
 
 def test_health_tells_of_every_part_that_ended() -> None:
-    reconciler, informers, leader = Part(), Part(), Part()
-    app = App(reconciler, informers, leader, OperatorMetrics())  # type: ignore[arg-type]
+    reconciler, informers, leader, watch = Part(), Part(), Part(), Part()
+    parts: Any = (reconciler, informers, leader, OperatorMetrics(), watch)
+    app = App(*parts)
     assert app.health() == "leading"
-    for part, name in ((reconciler, "worker"), (informers, "watch"), (leader, "leader")):
+    for part, name in (
+        (reconciler, "worker"), (informers, "watch"), (leader, "leader"), (watch, "admission"),
+    ):  # fmt: skip
         part.ok = False
         with pytest.raises(RuntimeError, match=name):
             app.health()
@@ -125,7 +128,8 @@ def test_health_names_the_kinds_that_were_never_listed() -> None:
         def missing(self) -> list[str]:
             return ["Pod"]
 
-    app = App(Part(), Waiting(), Part(), OperatorMetrics())  # type: ignore[arg-type]
+    parts: Any = (Part(), Waiting(), Part(), OperatorMetrics(), Part())
+    app = App(*parts)
     assert app.health() == "waiting for lists of Pod"
 
 

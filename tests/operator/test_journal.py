@@ -492,6 +492,8 @@ def test_what_was_written_while_admission_held_is_noted_and_counts(
 def test_what_was_written_in_a_gap_never_counts(
     world: World, good: Document, spec: dict[str, Any]
 ) -> None:
+    guarded(world, notes=timedelta(days=-2), held=timedelta(days=-1))
+    world.after(1).settle()
     guarded(world, notes=timedelta(days=-2), held=timedelta(hours=1))
     canary(world, good, **spec)
     stalled = world.of_rollout("ramp").condition(names.STALLED)
@@ -505,6 +507,8 @@ def test_what_was_written_in_a_gap_never_counts(
 def test_a_forged_certificate_is_distrusted_though_the_rollout_is_honest(
     world: World, good: Document
 ) -> None:
+    guarded(world, notes=timedelta(days=-2), held=timedelta(days=-1))
+    world.after(1).settle()
     guarded(world, notes=timedelta(days=-2), held=timedelta(minutes=5))
     world.policy("good", good)
     world.after(600).rollout("ramp", "good")
@@ -585,3 +589,74 @@ def test_an_intended_policy_that_nobody_waived_is_not_served_because_its_status_
     world.put("PolicyJournal", JOURNAL, {"namespace": "team", "model": MODEL})
     world.after(1).settle()
     assert world.assignment["stable"]["digest"] == digest == DENSE.digest
+
+
+def loosen(world: World, **spec: Any) -> World:
+    world.model(objectives={"maxDisagreement": "0.05"}, **spec)
+    return world
+
+
+@pytest.mark.parametrize("held", ["all the while", "since a gap"])
+def test_a_model_that_was_loosened_in_a_gap_rolls_nothing_out(
+    world: World, good: Document, held: str
+) -> None:
+    day = timedelta(days=1)
+    guarded(world, notes=-2 * day, held=-day)
+    world.after(60).settle()
+    assert world.journal.promise.values["objectives.maxDisagreement"] == "0.02"
+    if held == "since a gap":
+        guarded(world, notes=-2 * day, held=timedelta(seconds=600))
+    loosen(world.after(300)).after(600).settle()
+    world.policy("good", good)
+    world.rollout("ramp", "good")
+    world.guards("Pass")
+    world.settle()
+    status = world.of_rollout("ramp")
+    if held == "all the while":
+        assert status.phase == "Progressing"
+        assert world.journal.promise.values["objectives.maxDisagreement"] == "0.05"
+        return
+    stalled = status.condition(names.STALLED)
+    assert stalled.reason == Reason.ADMISSION_GAP
+    assert "router (spec.objectives.maxDisagreement)" in stalled.message
+    assert "a holder of verb waive sets these fields back" in stalled.message
+    world.model(objectives={"maxDisagreement": "0.02"})
+    world.settle()
+    assert world.of_rollout("ramp").phase == "Progressing", "set back, nothing is in question"
+
+
+def test_notes_on_the_promise_outlive_an_upgrade_of_admission(world: World) -> None:
+    """The policies change by an upgrade; what is loosened later, by right, counts."""
+    day = timedelta(days=1)
+    guarded(world, notes=-2 * day, held=-day)
+    world.after(60).settle()
+    guarded(world, notes=-2 * day, held=timedelta(seconds=600))
+    world.after(700).settle()
+    loosen(world.after(60)).settle()
+    assert world.journal.promise.values["objectives.maxDisagreement"] == "0.05"
+
+
+def test_harm_that_only_alerts_since_a_gap_leads_to_full_depth_all_the_same(
+    promoted: World,
+) -> None:
+    day = timedelta(days=1)
+    guarded(promoted, notes=day, held=day)
+    promoted.after(60).settle()
+    guarded(promoted, notes=day, held=2 * day)
+    promoted.model(drift={"onHarm": "alert"})
+    promoted.after(60).tuning("alarm", reason="Harmful")
+    promoted.report_drift("alarm", "Harmful")
+    promoted.settle()
+    assert promoted.assignment["stable"]["digest"] == DENSE.digest
+
+
+def test_a_looser_model_of_before_the_notes_is_accepted_once(
+    new_world: Any, good: Document
+) -> None:
+    world = new_world()
+    loosen(world).after(60)
+    guarded(world, notes=timedelta(seconds=300), held=timedelta(seconds=300))
+    world.after(300).settle()
+    assert world.journal.promise.witness == "Upgrade"
+    canary(world.after(60), good)
+    assert world.of_rollout("ramp").phase == "Progressing"

@@ -57,7 +57,7 @@ class Api(MemoryObjects):
 def entry(sequence: int, action: str, **fields: Any) -> JournalDecision:
     about = {
         "rollout": "ramp", "rollout_uid": "uid-ramp", "type": "Canary", "policy": "good",
-        "policy_digest": DIGEST, "requested_by": "rita", "seq": sequence,
+        "policy_digest": DIGEST, "requested_by": "rita", "on_behalf_of": "mia", "seq": sequence,
     }  # fmt: skip
     base = {"time": f"2026-11-22T10:00:0{sequence}.000000Z", "action": action, "reason": "Because"}
     return JournalDecision.model_validate({**about, **base, "sequence": sequence, **fields})
@@ -96,7 +96,7 @@ def test_a_rollout_that_is_gone_is_in_the_ledger_with_its_model_gone_as_well(
         ("Start", "uid-ramp", 1), ("Advance", "uid-ramp", 2), ("Abort", "uid-ramp", 3),
     ]  # fmt: skip
     last = list(ledger.entries(SUBJECT))[-1]
-    assert payload_of(last) | {"reason": "RolloutGone", "requestedBy": "rita"} == payload_of(last)
+    assert payload_of(last) | {"requestedBy": "rita", "onBehalfOf": "mia"} == payload_of(last)
     assert last.actor == "the-operator" and ledger.verify() is None
     assert api.journal.status.cursor == 3 and api.journal.status.copied_at
     value = loop.exposed.registry.get_sample_value

@@ -71,6 +71,16 @@ class SeenRequest(Spec):
     witness: Witness = Field(description="As of a certificate.")
 
 
+class SeenPromise(Spec):
+    """The fields of the model that only a holder of waive may loosen, as they were last seen."""
+
+    values: dict[str, str] = Field(
+        description="By path below spec.", json_schema_extra={"maxProperties": 64}
+    )
+    time: str = Field(description="When they were seen to be so, by right.", max_length=40)
+    witness: Witness = Field(description="As of a certificate.")
+
+
 class JournalDecision(Decision):
     """A decision with what the ledger needs to know of its rollout, which may be gone by then."""
 
@@ -81,6 +91,7 @@ class JournalDecision(Decision):
     policy: str = Field(default="", description="AdaptivePolicy.")
     policy_digest: str = Field(default="", description="Digest of the policy.")
     requested_by: str = Field(default="", description="User who asked.")
+    on_behalf_of: str = Field(default="", description="Who asked for its TuningRun, if a person.")
     epoch: int = Field(
         default=0, description="Of the assignment with which it takes effect; 0: of none.", ge=0
     )
@@ -94,6 +105,7 @@ class UnderWay(Spec):
     policy: str = Field(default="", description="AdaptivePolicy.", max_length=253)
     policy_digest: Digest = Field(description="Of the policy.")
     requested_by: str = Field(default="", description="User who asked.", max_length=512)
+    on_behalf_of: str = Field(default="", description="As of a decision.", max_length=512)
     seq: int = Field(description="Number of its last decision.", ge=0)
 
 
@@ -111,8 +123,8 @@ class GuardingPolicy(Spec):
     name: str = Field(description="Of policy and binding.", max_length=253)
     uid: str = Field(description="metadata.uid of the policy.", max_length=64)
     generation: int = Field(description="metadata.generation of the policy.", ge=0)
-    binding_uid: str = Field(description="metadata.uid of the binding.", max_length=64)
-    binding_generation: int = Field(description="metadata.generation of the binding.", ge=0)
+    binding_uid: str = Field(description="metadata.uid of its bindings.", max_length=512)
+    binding_generation: int = Field(description="Sum of their metadata.generation.", ge=0)
 
 
 class AdmissionRecord(Spec):
@@ -173,6 +185,9 @@ class PolicyJournalSpec(Spec):
         default_factory=list,
         description="Canaries that count, and the waivers that were used.",
         max_length=MAX_REQUESTS,
+    )
+    promise: SeenPromise | None = Field(
+        default=None, description="What was promised; looser fields need a witness again."
     )
     admission: AdmissionRecord | None = Field(
         default=None, description="In the release's journal: since when admission is in force."

@@ -208,6 +208,7 @@ class Draft:
             policy=spec.policy,
             policy_digest=spec.policy_digest,
             requested_by=spec.requested_by,
+            on_behalf_of=spec.on_behalf_of or "",
             seq=_last(rollout),
         )
         self.journal = self.journal.model_copy(update={"under_way": under_way})
@@ -235,6 +236,7 @@ class Draft:
                 "policy": known.policy,
                 "policy_digest": known.policy_digest,
                 "requested_by": known.requested_by,
+                "on_behalf_of": known.on_behalf_of,
             }
         self.record(decision, **about)
         self.journal = self.journal.model_copy(update={"under_way": None})
@@ -285,6 +287,7 @@ class Draft:
             policy=spec.policy,
             policy_digest=spec.policy_digest,
             requested_by=spec.requested_by,
+            on_behalf_of=spec.on_behalf_of or "",
         )
         return decision
 

@@ -154,6 +154,15 @@ def was_asked_for_under_admission(request: Request) -> Refusal | None:
     return Refusal(Reason.ADMISSION_GAP, gap("rollout", request.rollout.name), final=False)
 
 
+def promise_is_believed(request: Request) -> Refusal | None:
+    """A model that was loosened in a gap of admission exposes nobody to anything new."""
+    fields = request.remembered.unbelieved_fields(request.model)
+    if not fields:
+        return None
+    what = f"{request.model.name} (spec.{', spec.'.join(fields)})"
+    return Refusal(Reason.ADMISSION_GAP, gap("promise", what), final=False)
+
+
 def is_certified(request: Request) -> Refusal | None:
     """A valid certificate for this very model, or a waiver."""
     spec = request.rollout.spec
@@ -270,6 +279,7 @@ CANARY: tuple[Gate, ...] = (
     digest_matches,
     policy_fits_model_digest,
     is_not_stable_already,
+    promise_is_believed,
     was_asked_for_under_admission,
     is_not_rejected,
     is_certified,

@@ -11,9 +11,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from trimwheel_api.kinds import AdaptivePolicy, PolicyRollout, dump
-from trimwheel_api.kinds.adaptive_model import AdaptiveModelStatus
+from trimwheel_api.kinds import AdaptiveModel, AdaptivePolicy, PolicyRollout, dump
+from trimwheel_api.kinds.adaptive_model import AdaptiveModelSpec, AdaptiveModelStatus
 from trimwheel_api.kinds.policy_journal import PolicyJournalSpec, RevokedDigest
+from trimwheel_api.loosening import guarded_values, loosened
 from trimwheel_api.policy import canonical_json, digest_of
 from trimwheel_api.times import parse, to_micro
 from trimwheel_operator.plan import journal
@@ -21,6 +22,7 @@ from trimwheel_operator.plan import journal
 WHAT_TO_DO = {
     "certificate": "delete the policy and start a TuningRun, which certifies anew",
     "rollout": "delete the rollout and ask again",
+    "promise": "a holder of verb waive sets these fields back and loosens them again",
 }
 
 
@@ -74,11 +76,24 @@ class Remembered:
             return True
         return any(one.uid == rollout.metadata.uid for one in self.journal.requests)
 
+    def unbelieved_fields(self, model: AdaptiveModel) -> list[str]:
+        """Fields of the model that were loosened while admission was not in force."""
+        if self.believe_all:
+            return []
+        return loosened_fields(self.journal, model)
+
     def believes_waiver(self, digest: str) -> bool:
         """Whether a believed request waived the certificate of this policy."""
         if self.believe_all:
             return True
         return any(one.waiver and one.policy_digest == digest for one in self.journal.requests)
+
+
+def loosened_fields(spec: PolicyJournalSpec, model: AdaptiveModel) -> list[str]:
+    """What is looser than was last seen by right; than the schema's defaults before that."""
+    than = spec.promise.values if spec.promise else None
+    usual = AdaptiveModelSpec(model=model.spec.model)
+    return loosened(guarded_values(model.spec), than or guarded_values(usual))
 
 
 def certificate_digest(policy: AdaptivePolicy) -> str:

@@ -71,7 +71,8 @@ def _tolerated(draft: Draft, model: AdaptiveModel, intended: StablePolicy, found
     A waiver covers what was known when it was given, an older revocation too, and no later harm.
     """
     if shown_harm(draft.remembered, intended):
-        return model.spec.drift.on_harm == "alert"
+        alert = model.spec.drift.on_harm == "alert"
+        return alert and "drift.onHarm" not in draft.remembered.unbelieved_fields(model)
     if _other_model(model, intended, found):
         return False
     return intended.waived and draft.remembered.believes_waiver(intended.digest)

@@ -9,19 +9,22 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from trimwheel_api.kinds import AdaptivePolicy, PolicyRollout
+from trimwheel_api.kinds import AdaptiveModel, AdaptivePolicy, PolicyRollout
 from trimwheel_api.kinds.policy_journal import (
     MAX_CERTIFICATES,
     MAX_REQUESTS,
+    PolicyJournalSpec,
     SeenCertificate,
+    SeenPromise,
     SeenRequest,
     Witness,
 )
+from trimwheel_api.loosening import guarded_values
 from trimwheel_api.names import Reason
 from trimwheel_api.times import parse, to_micro
 from trimwheel_operator.plan.draft import Draft
 from trimwheel_operator.plan.observed import ObservedState
-from trimwheel_operator.plan.remembered import certificate_digest, unnoted
+from trimwheel_operator.plan.remembered import certificate_digest, loosened_fields, unnoted
 
 SETTLING = timedelta(seconds=5)
 """A new or changed admission policy bites only after a second or so."""
@@ -33,6 +36,7 @@ def take_notes(draft: Draft) -> None:
     state = draft.state
     if state.notes_since is None:
         return
+    _note_promise(draft)
     accepted: list[str] = []
     for item in unnoted(draft.journal, state.policies, state.rollouts):
         witness = witness_of(state, item)
@@ -62,6 +66,48 @@ def witness_of(state: ObservedState, item: AdaptivePolicy | PolicyRollout) -> Wi
     if not admission.armed or admission.armed_since is None:
         return None
     return "SelfTest" if created >= admission.armed_since + SETTLING else None
+
+
+def _note_promise(draft: Draft) -> None:
+    """Keep the guarded fields as they are, unless they were loosened in a gap.
+
+    What is no looser than before needs no verb and no witness; what is, has to have been written
+    since the last note, all the while under one admission.
+    """
+    model, known = draft.state.model, draft.journal.promise
+    if model is None:
+        return
+    values = guarded_values(model.spec)
+    since = draft.state.admission.armed_since if draft.state.admission.armed else None
+    settled = since is not None and draft.now >= since + SETTLING
+    renewed = known and since and settled and _before(known.time, since)
+    if known is not None and known.values == values and not renewed:
+        return
+    witness: Witness = "SelfTest"
+    if loosened_fields(draft.journal, model):
+        created = parse(model.metadata.creation_timestamp)
+        notes = draft.state.notes_since
+        if known is None and created and notes and created <= notes + SETTLING:
+            witness = "Upgrade"
+        elif since is None or not promise_may_count(draft.journal, model, since):
+            return
+    seen = SeenPromise(values=values, time=to_micro(draft.now), witness=witness)
+    draft.journal = draft.journal.model_copy(update={"promise": seen})
+
+
+def promise_may_count(
+    spec: PolicyJournalSpec, model: AdaptiveModel, held_since: datetime | None
+) -> bool:
+    """Whether a self-test can vouch for what was loosened: one admission since the last note."""
+    if held_since is None:
+        return True
+    since = spec.promise.time if spec.promise else model.metadata.creation_timestamp
+    return not _before(since, held_since)
+
+
+def _before(moment: str, held_since: datetime) -> bool:
+    found = parse(moment)
+    return found is None or found < held_since + SETTLING
 
 
 def may_count(item: AdaptivePolicy | PolicyRollout, held_since: datetime | None) -> bool:

@@ -9,19 +9,29 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from kubernetes import config
 from tests.cluster.operator.team import Operator, Team
 
 from trimwheel_api import names
 from trimwheel_api.names import RELEASE_NAMESPACE
 from trimwheel_api.policy import DENSE
 from trimwheel_local.cluster import Cluster
-from trimwheel_local.testing import Clients
+from trimwheel_local.testing import Clients, eventually
+from trimwheel_operator.admission import AdmissionTest
+from trimwheel_operator.cluster import KubeApi
+from trimwheel_operator.plan.witness import SETTLING
 
+OPERATOR = (
+    names.service_account_user(RELEASE_NAMESPACE, names.OPERATOR_ACCOUNT),
+    ("system:serviceaccounts", f"system:serviceaccounts:{RELEASE_NAMESPACE}"),
+)
 GOOD = {"exit": {"enabled": True, "thresholds": ["0.9", "0.95"]}}
 BAD = {"exit": {"enabled": True, "thresholds": ["0.1", "0.1"]}}
 
@@ -37,11 +47,9 @@ def prometheus(cluster: Cluster, release: str) -> str:
 @pytest.fixture
 def operator(cluster: Cluster, release: str, tmp_path: Path) -> Iterator[Callable[..., Operator]]:
     """`operator()` starts one more operator process; all end with the test."""
-    account = names.service_account_user(RELEASE_NAMESPACE, names.OPERATOR_ACCOUNT)
-    groups = ("system:serviceaccounts", f"system:serviceaccounts:{RELEASE_NAMESPACE}")
     # KUBECONFIG is a list with colons between, and the account's name is full of them.
     kubeconfig = tmp_path / "kubeconfig"
-    kubeconfig.write_bytes(cluster.kubeconfig_for(account, groups).read_bytes())
+    kubeconfig.write_bytes(cluster.kubeconfig_for(*OPERATOR).read_bytes())
     started: list[Operator] = []
 
     def start(**environment: str) -> Operator:
@@ -75,9 +83,33 @@ def operator(cluster: Cluster, release: str, tmp_path: Path) -> Iterator[Callabl
         one.stop()
 
 
+@pytest.fixture(scope="session")
+def admission(cluster: Cluster, release: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Waits until what is written from now on counts: admission was not changed just now.
+
+    What another test deleted and restored, or an install, dates everything older as unguarded.
+    """
+    kubeconfig = tmp_path_factory.mktemp("admission") / "kubeconfig"
+    kubeconfig.write_bytes(cluster.kubeconfig_for(*OPERATOR).read_bytes())
+    test = AdmissionTest(KubeApi(config.new_client_from_config(str(kubeconfig))))
+
+    def settled() -> None:
+        found = eventually(lambda: _armed(test), "every admission policy bites")
+        since = (datetime.now(UTC) - found).total_seconds()
+        time.sleep(max(0.0, SETTLING.total_seconds() + 1.0 - since))
+
+    return settled
+
+
+def _armed(test: AdmissionTest) -> datetime | None:
+    found = test.check("default", fresh=True)
+    return found.armed_since if found.armed else None
+
+
 @pytest.fixture
-def team(admin: Clients, namespace: str, as_user: Callable[..., Clients], release: str) -> Team:
+def team(admin: Clients, namespace: str, as_user: Callable[..., Clients], admission: Any) -> Team:
     """A namespace where rita asks for rollouts and waives, and bea approves."""
+    admission()
     rules = {
         "rita": [
             _rule(["policyrollouts"], ["create", "get", "patch"]),

@@ -47,6 +47,14 @@ def delete(team: Any, kind: str, name: str, **options: Any) -> None:
     )
 
 
+def gone(team: Any, kind: str, name: str) -> bool:
+    try:
+        team.get(kind, name)
+    except client.ApiException as error:
+        return bool(error.status == 404)
+    return False
+
+
 def journal(team: Any) -> dict[str, Any]:
     try:
         found: dict[str, Any] = team.admin.custom.get_namespaced_custom_object(
@@ -105,6 +113,7 @@ def test_a_rejected_policy_stays_rejected_when_its_model_is_made_anew(
     eventually(
         lambda: "ownerReferences" not in team.get("PolicyAssignment", MODEL)["metadata"], "orphaned"
     )
+    eventually(lambda: gone(team, "AdaptiveModel", MODEL), "the model is gone")
     team.model()
     eventually(
         lambda: team.get("AdaptiveModel", MODEL).get("status", {}).get("rejectedDigests"),
