@@ -49,6 +49,7 @@ class Steps:
 Entry = Guarded | Free | Steps
 
 _CAPACITY = "capacity is the editor's to give; errors, latency and capacity are judged as they are"
+_SECRET = "whoever edits the namespace may write the Secret as well; evidence is shared out anyway"
 _SEARCH = "it only guides the search: what is found has to be certified all the same"
 _COVARIATE = "it calibrates the covariate alarm, which promises nothing: audits alone show harm"
 
@@ -57,6 +58,8 @@ FIELDS: dict[str, Entry] = {
     "model.digest": Free("another digest voids every certificate and waiver: full depth follows"),
     "task": Free("there is one"),
     "replicas": Free(_CAPACITY),
+    "access.tokensSecret": Free(_SECRET),
+    "access.tlsSecret": Free(_SECRET),
     "resources.requests": Free(_CAPACITY),
     "resources.limits": Free(_CAPACITY),
     "engine.dtype": Free("full depth and every policy run in the same type"),

@@ -119,6 +119,12 @@ PODS: dict[str, Change] = {
     "as root": at(f"{POD}.securityContext", {"runAsUser": 0}),
     "with the host's files": at(f"{POD}.volumes.+", HOST_PATH),
     "with a Secret as files": at(f"{POD}.volumes.+", SECRET),
+    "with any Secret as clients' tokens": at(
+        f"{POD}.volumes.+", {"name": "tokens", "secret": {"secretName": "s"}}
+    ),
+    "with a Secret of workers as something else": at(
+        f"{POD}.volumes.+", {"name": "other", "secret": {"secretName": "trimwheel-s"}}
+    ),
     "with another token": at(f"{POD}.volumes.+", TOKEN),
     "with somebody's registry secret": at(f"{POD}.imagePullSecrets", [{"name": "s"}]),
     "with one more container": at(f"{POD}.containers.+", OTHER),
@@ -251,6 +257,12 @@ def test_what_the_operator_makes_is_accepted(stage: Any) -> None:
     for kind, manifest in made.items():
         answer = attempt(stage, manifest)
         assert answer.allowed, (kind, answer.message)
+
+
+def test_workers_get_the_secrets_that_are_meant_for_them(stage: Any) -> None:
+    access = {"tokensSecret": "trimwheel-clients", "tlsSecret": "trimwheel-tls"}
+    answer = attempt(stage, workers_of(stage.namespace, access=access)["Deployment"])
+    assert answer.allowed, answer.message
 
 
 @pytest.mark.parametrize("name", DEPLOYMENTS)
