@@ -175,9 +175,10 @@ def _start(chunk: Any) -> int:
 def _read(file: pq.ParquetFile, limits: SegmentLimits) -> pa.Table:
     """All rows of the contract's columns, in batches: no more rows than the footer promised."""
     expected = file.metadata.num_rows
-    missing = [name for name in SCHEMA.names if name not in file.schema_arrow.names]
+    there = file.schema_arrow.names
+    missing = [name for name in SCHEMA.names if name not in there]
     if missing:
-        raise InvalidInput("segment.columns", f"must include {missing[0]}", file.schema_arrow.names)
+        raise InvalidInput("segment.columns", f"must include {missing[0]}", there)
     batches, rows = [], 0
     groups = _groups(file.metadata)
     if not groups:
