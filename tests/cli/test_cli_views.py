@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 
 from trimwheel_api.cohorts import cohort
-from trimwheel_api.kinds import AdaptiveModel, PolicyAssignment, PolicyRollout, TuningRun
+from trimwheel_api.kinds import (
+    AdaptiveModel,
+    PolicyAssignment,
+    PolicyRollout,
+    TuningRun,
+    dump,
+)
+from trimwheel_api.kinds.adaptive_model import RolloutSpec
 from trimwheel_api.policy import DENSE
 from trimwheel_cli import reasoning, views, words
 from trimwheel_cli.snapshot import Snapshot
@@ -49,7 +56,8 @@ def model(**status: Any) -> AdaptiveModel:
 
 def rollout(name: str = "drift-1", **status: Any) -> PolicyRollout:
     effective = {
-        "rollout": {}, "maxDisagreement": "0.02", "errorBudget": "0.002", "latencySlo": "250ms",
+        "rollout": dump(RolloutSpec()), "maxDisagreement": "0.02", "errorBudget": "0.002",
+        "latencySlo": "250ms",
         "latencyBudget": "0.01", "capacityTarget": "0.8", "stableDigest": GOOD, "salt": "s",
         "certified": True, "startedAt": "2026-01-02T11:00:00Z",
     }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -9,32 +10,32 @@ import pytest
 from tests.cluster.operator.team import MODEL, MODEL_DIGEST
 
 from trimwheel_api import names
-from trimwheel_local.names import PROCESS_IMAGE_PREFIX
 from trimwheel_local.testing import Clients, eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
-WORKERS = f"{PROCESS_IMAGE_PREFIX}workers"
+NO_SECRET = json.dumps(
+    [{"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "absent", "key": "key"}}}]
+)
 GONE = {"uri": "file:///nowhere/at/all", "digest": MODEL_DIGEST}
 QUOTA = {"metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
 
 CASES: dict[str, tuple[dict[str, str], dict[str, Any], Any, str, str]] = {
     "a model that is nowhere": (
-        {"TRIMWHEEL_WORKER_IMAGE": WORKERS, "TRIMWHEEL_ALLOWED_PREFIXES": "file:///"},
+        {"TRIMWHEEL_ALLOWED_PREFIXES": "file:///"},
         {"model": GONE}, None, "PodCannotStart", "/nowhere/at/all",
     ),
     "a prefix that is not allowed": (
-        {"TRIMWHEEL_WORKER_IMAGE": WORKERS, "TRIMWHEEL_ALLOWED_PREFIXES": "models:/"},
+        {"TRIMWHEEL_ALLOWED_PREFIXES": "models:/"},
         {"model": GONE}, None, "PodCannotStart", "container fetch ended with exit code",
     ),
-    "an image that the node cannot run": (
-        {"TRIMWHEEL_WORKER_IMAGE": "example.org/workers:1"}, {}, None, "PodCannotStart",
-        "example.org/workers:1",
+    "a Secret that is missing": (
+        {"TRIMWHEEL_WORKER_ENV": NO_SECRET}, {}, None, "PodCannotStart", "absent",
     ),
     "a quota without pods": (
-        {"TRIMWHEEL_WORKER_IMAGE": WORKERS}, {}, QUOTA, "PodsRefused", "exceeded quota: none",
+        {}, {}, QUOTA, "PodsRefused", "exceeded quota: none",
     ),
     "more processors than any node has": (
-        {"TRIMWHEEL_WORKER_IMAGE": WORKERS}, {"resources": {"requests": {"cpu": "5000"}}}, None,
+        {}, {"resources": {"requests": {"cpu": "5000"}}}, None,
         "PodUnschedulable", "Insufficient cpu",
     ),
 }  # fmt: skip
@@ -89,7 +90,7 @@ def test_deleting_a_model_stops_the_job_of_a_run_that_somebody_made(
     team: Any, operator: Callable[..., Any], admin: Clients, release: str
 ) -> None:
     """A run made by hand has no owner that would take it along."""
-    operator(TRIMWHEEL_PIPELINES_IMAGE="example.org/an-image-that-never-starts")
+    operator(TRIMWHEEL_JOB_ENV=NO_SECRET)
     team.model()
     team.create("TuningRun", "by-hand", {"model": MODEL})
     selector = f"{names.LABEL_MODEL_NAMESPACE}={team.namespace}"
@@ -102,7 +103,7 @@ def test_deleting_a_model_stops_the_job_of_a_run_that_somebody_made(
 
     def why() -> bool:
         found = team.condition("TuningRun", "by-hand", names.READY)
-        return found.get("reason") == "PodCannotStart" and "an-image" in found["message"]
+        return found.get("reason") == "PodCannotStart" and "absent" in found["message"]
 
     eventually(why, "the run says why its pod does not start", 30)
     admin.custom.delete_namespaced_custom_object(
