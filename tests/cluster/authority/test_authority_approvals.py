@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from kubernetes import client
 
 from trimwheel_api import names
-from trimwheel_api.kinds import PolicyRollout
 from trimwheel_api.names import RELEASE_NAMESPACE
-from trimwheel_local.testing import eventually
-from trimwheel_operator.admission import AdmissionTest
-from trimwheel_operator.cluster import KubeApi
 
 pytestmark = pytest.mark.cluster
 
@@ -216,57 +210,6 @@ def test_an_editor_cannot_become_a_person(stage: Any) -> None:
     editor.http.headers["Impersonate-User"] = "anna"
     answer = editor.create(body)
     assert answer.rbac and "impersonate" in answer.message
-
-
-POLICY_PATH = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies"
-
-
-def operators_self_test(stage: Any) -> AdmissionTest:
-    """The operator's own, with the operator's own rights."""
-    configuration = copy.copy(stage.admin.api.configuration)
-    configuration.cert_file = configuration.key_file = None
-    configuration.api_key = {"authorization": stage.operator.http.headers["Authorization"]}
-    return AdmissionTest(KubeApi(client.ApiClient(configuration)))
-
-
-@pytest.mark.parametrize("gone", ["trimwheel-approvers", "trimwheel-approvals"])
-def test_the_self_test_misses_each_policy_though_its_binding_stays(stage: Any, gone: str) -> None:
-    rollout = PolicyRollout.model_validate(stage.requested())
-    test = operators_self_test(stage)
-    eventually(lambda: test.check(rollout, fresh=True).armed, "both policies refuse")
-    policy = stage.root.call("GET", f"{POLICY_PATH}/{gone}").body
-    assert stage.root.call("DELETE", f"{POLICY_PATH}/{gone}").allowed
-    try:
-        eventually(lambda: not test.check(rollout, fresh=True).armed, f"{gone} is missed")
-        found = test.check(rollout, fresh=True)
-        assert found.message.startswith(f"{gone} let a forged approval"), found
-    finally:
-        kept = {key: policy["metadata"][key] for key in ("name", "labels", "annotations")}
-        again = {"kind": policy["kind"], "apiVersion": policy["apiVersion"], "metadata": kept}
-        made = stage.root.call("POST", POLICY_PATH, {**again, "spec": policy["spec"]})
-        assert made.allowed, made.message
-    eventually(lambda: test.check(rollout, fresh=True).armed, "both policies refuse again")
-
-
-def test_what_the_self_test_may_pass_is_never_stored_and_never_anothers(stage: Any) -> None:
-    """`trimwheel-approvers` looks away for that one dry run alone."""
-    user = names.service_account_user(RELEASE_NAMESPACE, names.OPERATOR_ACCOUNT)
-    forged = stage.approval(stage.waiting(), user, rolloutUID="trimwheel-self-test")
-    refusals = {
-        "the operator, dry": stage.operator.create(forged, dryRun="All"),
-        "the operator": stage.operator.create(forged),
-        "a robot, dry": stage.account("robot", "trimwheel-approver").create(forged, dryRun="All"),
-    }
-    assert not any(answer.allowed for answer in refusals.values())
-    assert refusals["the operator, dry"].policy == "trimwheel-approvals"
-
-
-def test_the_operator_reads_when_the_approval_bindings_were_made_and_no_other(stage: Any) -> None:
-    base = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings"
-    for name in ("trimwheel-approvers", "trimwheel-approvals"):
-        found = stage.operator.call("GET", f"{base}/{name}")
-        assert found.body["metadata"]["creationTimestamp"]
-    assert stage.operator.call("GET", f"{base}/trimwheel-models").rbac
 
 
 @pytest.mark.parametrize("who", ["anna", "nadia", "admin", "operator", "pipelines", "job"])

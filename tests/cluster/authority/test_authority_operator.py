@@ -307,8 +307,48 @@ def test_nothing_of_a_worker_in(stage: Any, reserved: str) -> None:
         assert f"no model is served from namespace {reserved}" in answer.message
 
 
-def test_the_deployments_of_the_issue(stage: Any) -> None:
-    """As the account that certifies, and as an aggregation controller: what was possible."""
+WRITTEN = {
+    "services": "Service", "serviceaccounts": "ServiceAccount", "roles": "Role",
+    "rolebindings": "RoleBinding", "deployments": "Deployment", "jobs": "Job",
+    "leases": "Lease", "events": "Event",
+}  # fmt: skip
+"""What the operator may write beside Trimwheel's kinds; each has forbidden targets above."""
+
+
+def test_everything_that_its_roles_let_it_write_is_tried(stage: Any) -> None:
+    """A right that is added without a bound fails here."""
+    rbac = "/apis/rbac.authorization.k8s.io/v1"
+    name = names.OPERATOR_ACCOUNT
+    rules = [
+        *stage.root.call("GET", f"{rbac}/clusterroles/{name}").body["rules"],
+        *stage.root.call("GET", f"{rbac}/namespaces/{RELEASE_NAMESPACE}/roles/{name}").body[
+            "rules"
+        ],
+    ]
+    written = {
+        resource
+        for rule in rules
+        if names.GROUP not in rule["apiGroups"] and set(rule["verbs"]) - {"get", "list", "watch"}
+        for resource in rule["resources"]
+    }
+    assert written == WRITTEN.keys()
+    assert {kind for kind, _ in OBJECTS.values()} | {"Job", "Lease", "Event"} == set(
+        WRITTEN.values()
+    )
+
+
+@pytest.mark.parametrize("reserved", RESERVED)
+def test_applying_reaches_no_further_than_creating(stage: Any, reserved: str) -> None:
+    api, made = operators_api(stage), workers_of(reserved)
+    del made["RoleBinding"]
+    for kind, manifest in made.items():
+        path = path_of(kind, reserved, manifest["metadata"]["name"])
+        with pytest.raises(Refused, match="trimwheel-operator-objects"):
+            api.apply(path, manifest, dry_run=True)
+
+
+def test_the_deployments_that_were_possible(stage: Any) -> None:
+    """As the account that certifies, and as an aggregation controller."""
     for namespace, account in (
         (RELEASE_NAMESPACE, names.TUNING_ACCOUNT),
         (RELEASE_NAMESPACE, names.PIPELINES_ACCOUNT),
