@@ -68,7 +68,7 @@ def test_a_forgery_is_refused_by_its_policy_alone_and_never_stored(
     if policy != "trimwheel-operator-only":  # whose dry run alone is not the operator's own
         assert "ValidatingAdmissionPolicy" in attempt(api, stage, policy, dry_run=False)
     place = RELEASE_NAMESPACE if probe.in_release else stage.namespace
-    assert api.find(path_of(probe.kind, place, probe.name)) is None
+    assert stage.root.call("GET", path_of(probe.kind, place, probe.name)).code == 404
 
 
 @pytest.mark.parametrize("policy", PROBES)
@@ -113,10 +113,11 @@ def test_the_operators_account_reaches_the_reserved_names_and_no_others(
             assert "cannot" in _refusal(action), policy
 
 
+OPERATOR = names.service_account_user(RELEASE_NAMESPACE, names.OPERATOR_ACCOUNT)
 HONEST: dict[str, dict[str, Any]] = {
     "AdaptiveModel": {"model": {"uri": "models:/m/1", "digest": "sha256:" + "a" * 64}},
     "AdaptivePolicy": {"model": "m"},
-    "TuningRun": {"model": "m", "reason": "Manual"},
+    "TuningRun": {"model": "m", "reason": "Manual", "requestedBy": OPERATOR},
 }
 
 
