@@ -26,6 +26,7 @@ RULES = (
     "rollouts.queue", "rollouts.report_limits", "canary.judge", "canary.watch_admission",
     "canary.hold", "canary.pause", "canary.take_step", "canary.span", "policies.status_of",
     "tuning._create", "tuning._follow", "tuning.beyond", "._next_look",
+    "._report", "witness.take_notes", "memory.close_pass", "memory.forget",
 )  # fmt: skip
 """What a plan asks, and helpers that these rules lean on."""
 

@@ -49,7 +49,8 @@ def plan(state: ObservedState, now: datetime) -> Plan:
     else:
         worker_objects = _model(draft, model, mistake)
     attempt(draft, memory.close_pass, otherwise=None)
-    if forgotten := memory.forget(draft):
+    forgotten: list[Action] = attempt(draft, memory.forget, otherwise=[])
+    if forgotten:
         return Plan(actions=tuple(forgotten), next_look=state.settings.resync)
     told = draft.take_events()
     patches = policies.patches(draft)
@@ -67,7 +68,7 @@ def plan(state: ObservedState, now: datetime) -> Plan:
         next_look=next_look,
         decided=tuple(draft.decided),
         actuations=tuple(draft.actuations),
-        report=_report(draft),
+        report=attempt(draft, _report, otherwise=Report()),
         failures=tuple(draft.failures),
     )
 
