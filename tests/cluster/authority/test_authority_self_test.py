@@ -20,17 +20,16 @@ from trimwheel_operator.probes import PROBES
 
 pytestmark = pytest.mark.cluster
 POLICIES = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies"
-APPLY = "application/apply-patch+yaml"
+OPERATOR = names.service_account_user(RELEASE_NAMESPACE, names.OPERATOR_ACCOUNT)
 
 
 @pytest.fixture
 def api(stage: Any, tmp_path: Path) -> KubeApi:
     """The API server as the operator's account."""
-    account = names.service_account_user(RELEASE_NAMESPACE, names.OPERATOR_ACCOUNT)
     groups = ("system:serviceaccounts", f"system:serviceaccounts:{RELEASE_NAMESPACE}")
     # KUBECONFIG is a list with colons between, and the account's name is full of them.
     kubeconfig = tmp_path / "kubeconfig"
-    kubeconfig.write_bytes(stage.cluster.kubeconfig_for(account, groups).read_bytes())
+    kubeconfig.write_bytes(stage.cluster.kubeconfig_for(OPERATOR, groups).read_bytes())
     return KubeApi(config.new_client_from_config(str(kubeconfig)))
 
 
