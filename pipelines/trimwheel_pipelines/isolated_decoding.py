@@ -69,6 +69,8 @@ MEMORY: Final = 768 * MIB
 """That a decoder may take beyond what it starts with: several copies of the largest segment."""
 MAX_REPLY: Final = 4 * LIMITS.decoded_bytes
 _PR_SET_DUMPABLE: Final = 4
+_PR_SET_PDEATHSIG: Final = 1
+"""A decoder does not outlive its nursery."""
 _LENGTH: Final = struct.Struct("<Q")
 _TABLE, _ERROR, _CRASH = b"T", b"E", b"C"
 _BOOTSTRAP: Final = (
@@ -303,6 +305,8 @@ def _collected(reading: int, until: float) -> bytes | None:
 def _decoder(decode: Decode, order: dict[str, Any], data: bytes, writing: int) -> None:
     """Decode one segment and end. Never returns."""
     try:
+        with contextlib.suppress(AttributeError):
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
         _give_up_everything(writing)
         claim, limits = Claim(**order["claim"]), SegmentLimits(**order["limits"])
         try:

@@ -75,7 +75,7 @@ def test_a_quota_that_refuses_the_pod_of_a_job_is_told_in_its_run(
     team.model()
     admin.core.create_namespaced_resource_quota(release, QUOTA)
     try:
-        team.create("TuningRun", "crowded", {"model": MODEL})
+        team.create("TuningRun", "crowded", {"model": MODEL, "requestedBy": "admin"})
 
         def why() -> bool:
             found: dict[str, Any] = team.condition("TuningRun", "crowded", names.READY)
@@ -92,7 +92,7 @@ def test_deleting_a_model_stops_the_job_of_a_run_that_somebody_made(
     """A run made by hand has no owner that would take it along."""
     operator(TRIMWHEEL_JOB_ENV=NO_SECRET)
     team.model()
-    team.create("TuningRun", "by-hand", {"model": MODEL})
+    team.create("TuningRun", "by-hand", {"model": MODEL, "requestedBy": "admin"})
     selector = f"{names.LABEL_MODEL_NAMESPACE}={team.namespace}"
 
     def jobs() -> list[Any]:
