@@ -23,7 +23,7 @@ from trimwheel_console import emit, note, output_option, text_table
 from trimwheel_console.ranges import SEED, Real, Whole, WholeList
 from trimwheel_demo import certified, corpus, training
 from trimwheel_demo.training import Trained
-from trimwheel_pipelines.certificate import p_value
+from trimwheel_pipelines.loss_tests import p_value
 from trimwheel_pipelines.replay import ReplayRecords
 from trimwheel_workers.fitting.recipe import Recipe, TrainingSet
 

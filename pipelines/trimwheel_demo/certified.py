@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trimwheel_api.decide import NEVER
-from trimwheel_pipelines.certificate import p_value
+from trimwheel_pipelines.loss_tests import p_value
 from trimwheel_pipelines.replay import ReplayRecords, exits_taken, losses
 
 POINTS = 200

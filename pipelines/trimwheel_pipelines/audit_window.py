@@ -33,6 +33,18 @@ MISSING_LIMIT: Final = 0.25
 """Share of epsilon that lost audits may take before the window is void."""
 
 
+MIN_SESSION_AUDITS: Final = 50
+"""Fewer audits say nothing about how clients use the session key."""
+
+
+class SessionKeys(StrEnum):
+    """How clients use the session key, as far as audits show."""
+
+    MIXED = "mixed"
+    ONE = "one"  # the same key for everybody
+    UNIQUE = "unique"  # a new key for every request, or none
+
+
 class Outcome(StrEnum):
     """How a certification ended."""
 
@@ -40,6 +52,7 @@ class Outcome(StrEnum):
     FULL_DEPTH = "FullDepth"  # nothing cheaper passed; full depth is always legal
     VOID = "Void"  # too many audits were lost
     TOO_FEW_AUDITS = "TooFewAudits"
+    TOO_FEW_CLUSTERS = "TooFewClusters"  # enough audits, too few that are independent
 
 
 @dataclass(frozen=True)
@@ -110,9 +123,32 @@ class Selection:
     reason: str
 
     @property
+    def seconds_per_audit(self) -> float:
+        """How long one audit took to come in, on average over the window."""
+        length = (self.closed - self.opened).total_seconds()
+        return max(length, 0.0) / max(len(self.rows), 1)
+
+    @property
+    def session_keys(self) -> SessionKeys:
+        """What the clients' session keys can tell of the audits' dependence."""
+        count = len(np.unique(self.sessions))
+        if len(self.rows) < MIN_SESSION_AUDITS:
+            return SessionKeys.MIXED
+        if count == 1:
+            return SessionKeys.ONE
+        return SessionKeys.UNIQUE if count == len(self.rows) else SessionKeys.MIXED
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """Sentences a reader of the certificate should see."""
         found = []
+        if self.session_keys is SessionKeys.ONE:
+            found.append("session key: the same for everybody, so all audits are one observation")
+        elif self.session_keys is SessionKeys.UNIQUE:
+            found.append(
+                "session key: new for every request (or none), so only copies in the stream show "
+                "which requests belong together"
+            )
         if self.short:
             length = self.closed - self.opened
             found.append(f"short: the window covers {length}, so it speaks for that time only")

@@ -2,16 +2,18 @@
 
 Each draw plays a whole tuning run on a pool that stands for the population: search on some audits,
 certify on others that the search never saw, look again with twice as many if nothing passed. The
-released policy is judged on the *whole* pool. Draws take at most a tenth of the pool to certify:
-judged on the remainder of a half split, correct code seems to break its promise half as often
-again, because sampling without replacement pushes the two halves apart.
+released policy is judged on the *whole* pool. Independent draws take at most a tenth of the pool to
+certify: judged on the remainder of a half split, correct code seems to break its promise half as
+often again, because sampling without replacement pushes the two halves apart. Traffic in clusters
+(`bench_populations`) is drawn with replacement. Where certificates ask for more clusters, the
+draws get the audits that were asked for.
 
 Leaves out: knobs that need model runs, time (rates and missing audits), which unit tests cover.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -24,19 +26,43 @@ from trimwheel_api.errors import NotEnoughData
 from trimwheel_api.policy import MAX_EXITS
 from trimwheel_console import NEGATIVE, emit, output_option, progress, text_table
 from trimwheel_console.ranges import SEED, Real, Whole
-from trimwheel_pipelines.audit_window import LOOK_SHARES, AuditWindow, Promise, select_audits
+from trimwheel_pipelines.audit_window import (
+    LOOK_SHARES,
+    AuditWindow,
+    Outcome,
+    Promise,
+    select_audits,
+)
 from trimwheel_pipelines.bench_host import host
-from trimwheel_pipelines.bench_pools import SYNTHETIC, Pool, load_pool
+from trimwheel_pipelines.bench_pools import SYNTHETIC, Pool, graded_pool, load_pool
+from trimwheel_pipelines.bench_populations import INDEPENDENT, Population, population
 from trimwheel_pipelines.certificate import Certificate, Finalist, certify
 from trimwheel_pipelines.chain import search_chain, single_chain
-from trimwheel_pipelines.replay import ReplayTable, replay_reference
+from trimwheel_pipelines.replay import ReplayRecords, ReplayTable, replay_reference
 
+CERTIFY: Final = 1_500
+"""Audits of the first look where nothing else is asked for."""
 POOL_SHARE: Final = 0.1
 """Most of the pool that one look may certify on."""
 FINALISTS: Final = 2
 """The searched chain and the single threshold share delta."""
 CONFIDENCE: Final = 0.999
 """Correct code stays within `allowed` violations with this probability."""
+CASES: Final = (
+    INDEPENDENT,
+    "repeat:4",
+    "repeat:20",
+    "repeat:60",
+    "repeat:200",
+    "bursts:3",
+    "bursts:10",
+    "bursts:30",
+    "bursts:30:0.5",
+    "mixed",
+)
+"""Populations that are played unless one is named."""
+GRANTS: Final = 3
+"""Times that a pilot may ask for more audits."""
 _OPENED = datetime(2026, 1, 1, tzinfo=UTC)
 Floats = npt.NDArray[np.float64]
 
@@ -62,11 +88,40 @@ class Draw:
     risk: float
     cost: float  # relative to full depth
     design_effect: float
+    asked: int = 0  # audits asked for where there were too few clusters
+
+
+@dataclass(frozen=True)
+class Audits:
+    """The audits of one run: what it searches on, and the stream that certifies."""
+
+    search: ReplayRecords
+    search_sessions: npt.NDArray[np.int64]
+    stream: ReplayRecords
+    stream_sessions: npt.NDArray[np.int64]
 
 
 @click.command("certificate", short_help="Violations and cost of certificates over many draws.")
 @click.option(
-    "--draws", type=Whole(1, 1_000_000), default=300, show_default=True, help="Tuning runs played."
+    "--population",
+    "names",
+    multiple=True,
+    help="independent, repeat:N, bursts:N[:SHARE] or mixed; may be given again. Default: a case of "
+    "each kind.",
+)
+@click.option(
+    "--loss",
+    type=click.Choice(["binary", "graded"]),
+    default="binary",
+    show_default=True,
+    help="graded: losses between 0 and 1, tested by betting.",
+)
+@click.option(
+    "--draws",
+    type=Whole(1, 1_000_000),
+    default=150,
+    show_default=True,
+    help="Tuning runs played for each population.",
 )
 @click.option(
     "--epsilon",
@@ -92,9 +147,9 @@ class Draw:
 @click.option(
     "--certify",
     type=Whole(1, 10_000_000),
-    default=1_500,
-    show_default=True,
-    help="Most audits of the first look.",
+    default=None,
+    help="Audits of the first look. Default: 1500, and where there are too few clusters as many as "
+    "the certificate asks for.",
 )
 @click.option(
     "--seed", type=Whole(0, SEED), default=0, show_default=True, help="Of the pool and the draws."
@@ -120,11 +175,13 @@ class Draw:
 )
 @output_option
 def command(
+    names: tuple[str, ...],
+    loss: str,
     draws: int,
     epsilon: float,
     delta: float,
     search: int,
-    certify: int,
+    certify: int | None,
     seed: int,
     pool: str,
     records: str,
@@ -139,10 +196,11 @@ def command(
 
     \b
     trimwheel bench certificate
-    trimwheel bench certificate --session-length 4
-    trimwheel bench certificate --pool demo -o json
+    trimwheel bench certificate --population repeat:20 --population bursts:10
+    trimwheel bench certificate --loss graded --pool demo -o json
     """
-    population = load_pool(
+    cases = [population(name) for name in names or CASES]
+    requests = load_pool(
         pool,
         rows=pool_size,
         exits=exits,
@@ -150,10 +208,46 @@ def command(
         session_length=session_length,
         records=records,
     )
-    result = run(population, sizes_for(population, epsilon, delta, search, certify), draws, seed)
-    emit(result, output, table=lambda: _table(result))
+    if loss == "graded":
+        requests = graded_pool(requests, seed)
+    sizes = sizes_for(requests, epsilon, delta, search, certify or CERTIFY)
+    played = [
+        run(requests, granted(requests, sizes, each, seed) if certify is None else sizes,
+            draws, seed, each)
+        for each in cases
+    ]  # fmt: skip
+    result = played[0] if len(played) == 1 else _together(played)
+    emit(result, output, table=lambda: "\n\n".join(_table(each) for each in played))
     if not result["ok"]:
         click.get_current_context().exit(NEGATIVE)
+
+
+def _together(played: list[dict[str, Any]]) -> dict[str, Any]:
+    """Several populations as one document: the worst of each figure, then every case."""
+    return {
+        "bench": "certificate",
+        "draws": played[0]["draws"],
+        "allowed": played[0]["allowed"],
+        "violations": max(each["violations"] for each in played),
+        "cost": {each["population"]: each["cost"]["released"]["mean"] for each in played},
+        "ok": all(each["ok"] for each in played),
+        "cases": played,
+        "host": host(),
+    }
+
+
+def granted(pool: Pool, sizes: Sizes, case: Population, seed: int) -> Sizes:
+    """Sizes with as many audits as certificates of this population ask for."""
+    if not case.clustered:
+        return sizes
+    rng = np.random.default_rng([seed, 1])
+    for _ in range(GRANTS):
+        pilot = replace(sizes, looks=1)
+        asked = [play(pool, pilot, rng, index, case).asked for index in range(3)]
+        if not any(asked):
+            break
+        sizes = replace(sizes, certify=max(asked))
+    return sizes
 
 
 def sizes_for(pool: Pool, epsilon: float, delta: float, search: int, certify: int) -> Sizes:
@@ -175,19 +269,23 @@ def sizes_for(pool: Pool, epsilon: float, delta: float, search: int, certify: in
     return Sizes(epsilon, delta, search, audits, looks)
 
 
-def run(pool: Pool, sizes: Sizes, draws: int, seed: int) -> dict[str, Any]:
-    """The measurement as JSON values."""
+def run(
+    pool: Pool, sizes: Sizes, draws: int, seed: int, case: Population | None = None
+) -> dict[str, Any]:
+    """The measurement of one population as JSON values."""
+    case = case or population(INDEPENDENT)
     rng = np.random.default_rng(seed)
     with progress() as bar:
         played = [
-            play(pool, sizes, rng, seed=index)
-            for index in bar.track(range(draws), description="certificates")
+            play(pool, sizes, rng, index, case)
+            for index in bar.track(range(draws), description=f"certificates, {case.name}")
         ]
     violations = sum(draw.risk > sizes.epsilon for draw in played)
     allowed = int(binom.ppf(CONFIDENCE, draws, sizes.delta))
     cost = np.array([draw.cost for draw in played])
     return {
         "bench": "certificate",
+        "population": case.name,
         "pool": pool.name,
         "pool_size": len(pool.records),
         "exits": pool.records.exits,
@@ -199,6 +297,7 @@ def run(pool: Pool, sizes: Sizes, draws: int, seed: int) -> dict[str, Any]:
         "certify": sizes.certify,
         "looks": sizes.looks,
         "certified": sum(draw.certified for draw in played),
+        "too_few_clusters": sum(draw.asked > 0 for draw in played),
         "violations": violations,
         "allowed": allowed,
         "ok": violations <= allowed,
@@ -222,21 +321,21 @@ def run(pool: Pool, sizes: Sizes, draws: int, seed: int) -> dict[str, Any]:
     }
 
 
-def play(pool: Pool, sizes: Sizes, rng: np.random.Generator, seed: int) -> Draw:
+def play(pool: Pool, sizes: Sizes, rng: np.random.Generator, seed: int, case: Population) -> Draw:
     """One tuning run on fresh records, judged on the whole pool."""
-    # Sessions are drawn whole, in random order, as they would arrive.
-    order = np.argsort(rng.permutation(int(pool.sessions.max()) + 1)[pool.sessions], kind="stable")
-    search, stream = order[: sizes.search], order[sizes.search :]
-    finalists = _finalists(pool, sizes, search, seed)
+    audits = _clustered(pool, sizes, rng, case) if case.clustered else _whole(pool, sizes, rng)
+    finalists = _finalists(pool, sizes, audits.search, seed)
     result: Certificate | None = None
     for look in range(sizes.looks):
-        result = _look(pool, sizes, finalists, search, stream, look)
+        result = _look(pool, sizes, finalists, audits, look)
         if result.certified:
             break
     assert result is not None
     full = pool.costs[-1]
     if not result.certified:
-        return Draw(False, "full depth", result.look, 0.0, 1.0, 1.0)
+        few = result.outcome is Outcome.TOO_FEW_CLUSTERS and result.clusters is not None
+        asked = result.clusters.asked if few and result.clusters else 0
+        return Draw(False, "full depth", result.look, 0.0, 1.0, 1.0, asked)
     point = np.array([result.thresholds], dtype=np.float64)
     cost, risk = replay_reference(pool.records, point, pool.costs)
     return Draw(
@@ -249,10 +348,29 @@ def play(pool: Pool, sizes: Sizes, rng: np.random.Generator, seed: int) -> Draw:
     )
 
 
-def _finalists(
-    pool: Pool, sizes: Sizes, search: npt.NDArray[np.int64], seed: int
-) -> list[tuple[str, Any]]:
-    table = ReplayTable(pool.records.take(search))
+def _whole(pool: Pool, sizes: Sizes, rng: np.random.Generator) -> Audits:
+    """Sessions of the pool are drawn whole, in random order, as they would arrive."""
+    order = np.argsort(rng.permutation(int(pool.sessions.max()) + 1)[pool.sessions], kind="stable")
+    search, stream = order[: sizes.search], order[sizes.search :]
+    return Audits(
+        pool.records.take(search),
+        pool.sessions[search],
+        pool.records.take(stream),
+        pool.sessions[stream],
+    )
+
+
+def _clustered(pool: Pool, sizes: Sizes, rng: np.random.Generator, case: Population) -> Audits:
+    """A stream of the population; what comes first is searched on."""
+    total = sizes.search + sizes.certify * 2 ** (sizes.looks - 1)
+    records, sessions = case.stream(pool, total, rng)
+    rows = np.arange(total)
+    search, stream = rows[: sizes.search], rows[sizes.search :]
+    return Audits(records.take(search), sessions[search], records.take(stream), sessions[stream])
+
+
+def _finalists(pool: Pool, sizes: Sizes, search: ReplayRecords, seed: int) -> list[tuple[str, Any]]:
+    table = ReplayTable(search)
     return [
         ("searched", search_chain(table, pool.costs, sizes.epsilon, seed)),
         ("single", single_chain(table, pool.costs, sizes.epsilon)),
@@ -260,32 +378,27 @@ def _finalists(
 
 
 def _look(
-    pool: Pool,
-    sizes: Sizes,
-    chains: list[tuple[str, Any]],
-    search: npt.NDArray[np.int64],
-    stream: npt.NDArray[np.int64],
-    look: int,
+    pool: Pool, sizes: Sizes, chains: list[tuple[str, Any]], audits: Audits, look: int
 ) -> Certificate:
     promise = Promise(sizes.epsilon, sizes.delta, sizes.certify, len(chains), look)
-    rows = stream[: promise.audits]
+    rows = np.arange(min(promise.audits, len(audits.stream)))
     window = AuditWindow(
         u=np.zeros(len(rows)),
         rate=np.ones(len(rows)),
-        sessions=pool.sessions[rows],
+        sessions=audits.stream_sessions[rows],
         opened=_OPENED,
         closed=_OPENED + timedelta(days=1),
     )
     selection = select_audits(window, promise)
-    fresh = pool.records.take(rows[selection.rows])
+    fresh = audits.stream.take(rows[selection.rows])
     finalists = [
         Finalist(
             name=name,
             chain=chain,
             costs=pool.costs,
             dense_cost=pool.costs[-1],
-            search=pool.records.take(search),
-            search_sessions=pool.sessions[search],
+            search=audits.search,
+            search_sessions=audits.search_sessions,
             certification=fresh,
         )
         for name, chain in chains
@@ -323,6 +436,7 @@ def _table(result: dict[str, Any]) -> str:
         ["violations", f"{result['violations']} of {result['draws']}"],
         ["allowed (99.9 %)", result["allowed"]],
         ["certified", f"{result['certified']} of {result['draws']}"],
+        ["too few clusters", result["too_few_clusters"]],
         ["released risk, median (p90)", f"{risk['median']:.2%} ({risk['p90']:.2%})"],
         ["cost released, median", f"{cost['released']['median']:.3f}"],
         ["cost of best single threshold", f"{cost['best_single_threshold']:.3f}"],
@@ -330,7 +444,8 @@ def _table(result: dict[str, Any]) -> str:
         ["design effect, median", f"{result['design_effect']['median']:.2f}"],
     ]
     return (
-        f"{result['pool']} pool of {result['pool_size']:,}; epsilon {result['epsilon']:.1%}, "
+        f"{result['population']}: {result['pool']} pool of {result['pool_size']:,}; "
+        f"epsilon {result['epsilon']:.1%}, "
         f"delta {result['delta']:.0%}; search {result['search']:,}, certify "
         f"{result['certify']:,} and up to {result['looks']} looks\n"
         f"{text_table(['figure', 'value'], rows)}"

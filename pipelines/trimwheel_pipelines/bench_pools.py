@@ -97,3 +97,12 @@ def synthetic_pool(rows: int, exits: int, seed: int, session_length: int = 1) ->
         tuple(float(e + 1) for e in range(exits + 1)),
         sessions,
     )
+
+
+def graded_pool(pool: Pool, seed: int) -> Pool:
+    """The same requests with losses in [0, 1]: where an exit disagrees it loses a share of the
+    answer, drawn once for each request, as when tokens or labels differ in part."""
+    share = np.random.default_rng(seed).uniform(0.05, 1.0, len(pool.records))
+    wrong = ~np.concatenate([pool.records.agree, pool.records.final_agree[:, None]], axis=1)
+    records = pool.records.with_losses(wrong * share[:, None])
+    return Pool(f"{pool.name}, graded losses", records, pool.costs, pool.sessions)

@@ -1,31 +1,36 @@
-"""Certificates: "with probability at least 1 - delta this policy differs from the dense model on at
-most epsilon of this traffic".
+"""Certificates: "with probability at least 1 - delta this policy's mean loss against the dense
+model is at most epsilon on this traffic".
 
 Called by the tuning run after its search, and by `bench certificate`. Two steps, both pure:
 `audit_window.select_audits` decides *which* audits may certify (before any loss is read), then
 `certify` walks each finalist's chain on exactly those and releases the last point that passed, or
 full depth. Between the two the caller evaluates finalists that need model runs on those audits.
 
-Clustered sessions shrink the counts by their design effect, and lost audits are taken off epsilon.
-Leaves out: expiry and revocation (the operator's), and where records come from.
-Sources: fixed-sequence testing as in Angelopoulos et al. (2021), "Learn then Test"; the design
-effect is Kish's, by linearisation of the ratio mean.
+Audits in clusters (`clustering`) are worth less than their number, and too few independent ones
+certify nothing; lost audits are taken off epsilon. The loss is 0 or 1 (binomial test), or graded
+(betting). Leaves out: expiry and revocation (the operator's), and where records come from.
+Source: fixed-sequence testing as in Angelopoulos et al. (2021), "Learn then Test".
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import betaincc, betainccinv
 
 from trimwheel_pipelines.audit_window import Outcome, Promise, Selection
 from trimwheel_pipelines.chain import Chain
-from trimwheel_pipelines.replay import ReplayRecords, exits_taken, wrong_at
+from trimwheel_pipelines.clustering import Clusters
+from trimwheel_pipelines.loss_tests import BETTING, BINOMIAL, LossTest
+from trimwheel_pipelines.replay import ReplayRecords, exits_taken, losses_at
+
+ASKED_CLUSTERS: Final = 1.5
+"""Times the least number of clusters that a refusal asks for: with just enough of them, one error
+in the first point of the chain would end the walk."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,34 @@ class Finalist:
     search_sessions: npt.NDArray[Any]
     certification: ReplayRecords  # row i belongs to Selection.rows[i]
 
+    @property
+    def test(self) -> LossTest:
+        """The test that fits the loss."""
+        return BINOMIAL if self.certification.graded is None else BETTING
+
+
+@dataclass(frozen=True)
+class ClusterReport:
+    """What clustering a certificate assumed before it read a loss, and whether it could carry it.
+
+    `effective` is the number of independent observations that the audits are worth, `needed` the
+    least that can certify epsilon, `asked` the audits to wait for where they are too few.
+    """
+
+    sessions: int
+    session_keys: str
+    session_effect: float
+    copies_effect: float
+    assumed_effect: float
+    effective: float
+    needed: int
+    asked: int
+
+    @property
+    def too_few(self) -> bool:
+        """Whether even audits without any loss could not certify."""
+        return self.effective < self.needed
+
 
 @dataclass(frozen=True)
 class FinalistResult:
@@ -49,11 +82,13 @@ class FinalistResult:
     tested: int
     point: int | None
     thresholds: tuple[str, ...]
-    errors: int
+    errors: int  # audits with a loss
+    loss_sum: float
     p_value: float
     design_effect: float
     cost: float
     upper: float
+    test: str
 
 
 @dataclass(frozen=True)
@@ -70,7 +105,9 @@ class Certificate:
     missing: float
     finalist: str | None
     thresholds: tuple[str, ...]
+    test: str
     errors: int
+    loss_sum: float
     p_value: float | None
     design_effect: float | None
     upper: float | None  # upper confidence limit of the disagreement, at `level`
@@ -83,6 +120,12 @@ class Certificate:
     short: bool
     warnings: tuple[str, ...]
     finalists: tuple[FinalistResult, ...]
+    clusters: ClusterReport | None = None  # None where the window was refused before
+
+    @property
+    def mean_loss(self) -> float:
+        """Of the released point on the certifying audits."""
+        return self.loss_sum / self.n if self.n else 0.0
 
     @property
     def certified(self) -> bool:
@@ -117,102 +160,132 @@ def certify(finalists: Sequence[Finalist], selection: Selection, promise: Promis
                 f"finalist {finalist.name!r}: has {len(finalist.certification)} certification "
                 f"records for {len(selection.rows)} selected audits"
             )
-    results = tuple(_walk(finalist, selection, promise) for finalist in finalists)
+    if not finalists:
+        reason = "no finalist could be judged on these audits"
+        return _certificate(Outcome.FULL_DEPTH, reason, (), None, selection, promise)
+    clusters = [Clusters.of(each.certification.scores, selection.sessions) for each in finalists]
+    reports = [
+        _report(finalist, own, selection, promise)
+        for finalist, own in zip(finalists, clusters, strict=True)
+    ]
+    widest = max(reports, key=lambda report: report.effective)
+    if widest.too_few:
+        return _certificate(
+            Outcome.TOO_FEW_CLUSTERS,
+            _too_few(widest, selection),
+            (),
+            None,
+            selection,
+            promise,
+            widest,
+        )
+    results = tuple(
+        _walk(finalist, own, selection, promise)
+        for finalist, own, report in zip(finalists, clusters, reports, strict=True)
+        if not report.too_few
+    )
+    dense = {finalist.name: finalist.dense_cost for finalist in finalists}
     # The dense model needs no certificate: only a point cheaper than full depth is a gain.
     passed = [
         (result.cost, index)
         for index, result in enumerate(results)
-        if result.point is not None and result.cost < finalists[index].dense_cost
+        if result.point is not None and result.cost < dense[result.name]
     ]
     if not passed:
         reason = "no point cheaper than the dense model passed"
-        if promise_needs_more(promise, selection):
-            reason += f"; {promise.audits} audits cannot certify even a policy without errors"
-        return _certificate(Outcome.FULL_DEPTH, reason, results, None, selection, promise)
+        return _certificate(Outcome.FULL_DEPTH, reason, results, None, selection, promise, widest)
     best = results[min(passed)[1]]
-    reason = f"{best.errors} disagreements in {promise.audits} audits, p = {best.p_value:.2g}"
-    return _certificate(Outcome.CERTIFIED, reason, results, best, selection, promise)
+    chosen = next(each for each in finalists if each.name == best.name)
+    best = replace(best, upper=_upper(chosen, best, selection, promise.level))
+    reason = f"{_counted(best)} in {promise.audits} audits, p = {best.p_value:.2g}"
+    return _certificate(Outcome.CERTIFIED, reason, results, best, selection, promise, widest)
 
 
-def promise_needs_more(promise: Promise, selection: Selection) -> bool:
-    """Whether this look has too few audits even for a policy that never disagrees."""
-    return p_value(0, promise.audits, 1.0, promise.epsilon - selection.missing) > promise.level
+def _counted(result: FinalistResult) -> str:
+    if result.test == BINOMIAL.name:
+        return f"{result.errors} disagreements"
+    return f"a loss of {result.loss_sum:.4g}"
 
 
-def _walk(finalist: Finalist, selection: Selection, promise: Promise) -> FinalistResult:
+def _report(
+    finalist: Finalist, clusters: Clusters, selection: Selection, promise: Promise
+) -> ClusterReport:
+    needed = finalist.test.least_audits(promise.epsilon - selection.missing, promise.level)
+    return ClusterReport(
+        sessions=len(clusters.sizes),
+        session_keys=str(selection.session_keys),
+        session_effect=clusters.session_effect,
+        copies_effect=clusters.copies,
+        assumed_effect=clusters.assumed_effect,
+        effective=clusters.effective,
+        needed=needed,
+        asked=int(np.ceil(ASKED_CLUSTERS * needed * clusters.assumed_effect)),
+    )
+
+
+def _too_few(report: ClusterReport, selection: Selection) -> str:
+    wait = timedelta(seconds=round(selection.seconds_per_audit * report.asked))
+    causes = {
+        f"sessions (design effect {report.session_effect:.1f})": report.session_effect > 1.0,
+        f"copies from different sessions (+{report.copies_effect:.1f})": report.copies_effect > 0,
+    }
+    why = " and ".join(cause for cause, holds in causes.items() if holds)
+    return (
+        f"{len(selection.rows)} audits cannot certify even a policy without errors: they are worth "
+        f"{report.effective:.0f} independent ones{f' because of {why}' if why else ''}; at least "
+        f"{report.needed} certify, "
+        f"{report.asked} audits like these are asked for: {wait} at the present rate"
+    )
+
+
+def _walk(
+    finalist: Finalist, clusters: Clusters, selection: Selection, promise: Promise
+) -> FinalistResult:
     """Fixed-sequence test down one chain: every point at the full level, stop at the first miss."""
-    bound = promise.epsilon - selection.missing
+    bound, test = promise.epsilon - selection.missing, finalist.test
     price = np.asarray(finalist.costs)
-    thresholds = finalist.chain.thresholds()
+    searched = Clusters.of(finalist.search.scores, finalist.search_sessions)
     last: FinalistResult | None = None
-    for index, vector in enumerate(thresholds):
+    for index, vector in enumerate(finalist.chain.thresholds()):
         taken = exits_taken(finalist.certification.scores, vector)
-        wrong = wrong_at(finalist.certification, taken)
-        searched = wrong_at(finalist.search, exits_taken(finalist.search.scores, vector))
+        losses = losses_at(finalist.certification, taken)
+        before = losses_at(finalist.search, exits_taken(finalist.search.scores, vector))
+        # The search may have seen clusters that this window has not; it is worth no more than N.
         effect = max(
-            design_effect(wrong, selection.sessions),
-            design_effect(searched, finalist.search_sessions),
+            clusters.design_effect(losses),
+            min(searched.design_effect(before), float(len(losses))),
         )
-        errors = int(wrong.sum())
-        chance = p_value(errors, len(wrong), effect, bound)
-        if chance > promise.level:
-            if last is None:
-                return FinalistResult(
-                    finalist.name, 1, None, (), errors, chance, effect, float(price[-1]), 1.0
-                )
+        chance = test.p_value(losses, effect, bound)
+        passed = chance <= promise.level
+        if not passed and last is not None:
             return replace(last, tested=index + 1)
         last = FinalistResult(
             name=finalist.name,
             tested=index + 1,
-            point=index,
-            thresholds=finalist.chain.points[index],
-            errors=errors,
+            point=index if passed else None,
+            thresholds=finalist.chain.points[index] if passed else (),
+            errors=int(np.count_nonzero(losses)),
+            loss_sum=float(losses.sum()),
             p_value=chance,
             design_effect=effect,
-            cost=float(price[taken].mean()),
-            upper=min(
-                1.0, upper_limit(errors, len(wrong), effect, promise.level) + selection.missing
-            ),
+            cost=float(price[taken].mean()) if passed else float(price[-1]),
+            upper=1.0,
+            test=test.name,
         )
+        if not passed:
+            return last
     if last is None:
         raise ValueError(f"finalist {finalist.name!r}: its chain has no points")
     return last
 
 
-def design_effect(wrong: npt.ArrayLike, sessions: npt.ArrayLike) -> float:
-    """How many times more a disagreement rate varies than if audits were independent; at least 1.
-
-    `wrong` [N] and the session of each, [N]. One session alone is one observation: N.
-    """
-    events = np.asarray(wrong, dtype=np.float64)
-    total = len(events)
-    rate = events.mean() if total else 0.0
-    if rate in (0.0, 1.0):
-        return 1.0
-    _, member = np.unique(np.asarray(sessions), return_inverse=True)
-    audits = np.bincount(member)
-    if len(audits) < 2:
-        return float(total)
-    residual = np.bincount(member, weights=events) - rate * audits
-    spread = len(audits) / (len(audits) - 1) * float(residual @ residual)
-    return max(1.0, spread / (total * rate * (1.0 - rate)))
-
-
-def p_value(errors: int, audits: int, effect: float, bound: float) -> float:
-    """Chance of so few errors at a rate of `bound`, with counts shrunk by the design effect.
-
-    For effect 1 this is the exact binomial tail P(Bin(audits, bound) <= errors).
-    """
-    if errors >= audits or bound <= 0.0:
-        return 1.0
-    return float(betaincc(errors / effect + 1.0, (audits - errors) / effect, bound))
-
-
-def upper_limit(errors: int, audits: int, effect: float, level: float) -> float:
-    """One-sided upper confidence limit of the rate: the bound at which `p_value` equals `level`."""
-    if errors >= audits:
-        return 1.0
-    return float(betainccinv(errors / effect + 1.0, (audits - errors) / effect, level))
+def _upper(finalist: Finalist, result: FinalistResult, selection: Selection, level: float) -> float:
+    """Upper limit of the released point's mean loss; lost audits count as wrong."""
+    vector = finalist.chain.thresholds()[result.point or 0]
+    taken = exits_taken(finalist.certification.scores, vector)
+    losses = losses_at(finalist.certification, taken)
+    limit = finalist.test.upper_limit(losses, result.design_effect, level)
+    return min(1.0, limit + selection.missing)
 
 
 def _certificate(
@@ -222,6 +295,7 @@ def _certificate(
     best: FinalistResult | None,
     selection: Selection,
     promise: Promise,
+    clusters: ClusterReport | None = None,
 ) -> Certificate:
     return Certificate(
         outcome=outcome,
@@ -234,7 +308,9 @@ def _certificate(
         missing=selection.missing,
         finalist=best.name if best else None,
         thresholds=best.thresholds if best else (),
+        test=best.test if best else BINOMIAL.name,
         errors=best.errors if best else 0,
+        loss_sum=best.loss_sum if best else 0.0,
         p_value=best.p_value if best else None,
         design_effect=best.design_effect if best else None,
         upper=best.upper if best else None,
@@ -247,4 +323,5 @@ def _certificate(
         short=selection.short,
         warnings=selection.warnings,
         finalists=results,
+        clusters=clusters,
     )

@@ -113,7 +113,7 @@ def evidence_of(
         assert certificate.cost is not None and certificate.upper is not None
         metrics |= {
             "certified_cost": certificate.cost,
-            "certified_risk": certificate.errors / certificate.n,
+            "certified_risk": certificate.mean_loss,
             "certified_upper": certificate.upper,
         }
     title = f"{plan.namespace}/{plan.model}, {plan.run}"
@@ -139,7 +139,7 @@ def _pareto(
         assert certificate.cost is not None
         certified = plots.Point(
             "certified on fresh audits",
-            certificate.errors / certificate.n,
+            certificate.mean_loss,
             certificate.cost,
             certificate.upper,
         )

@@ -25,10 +25,10 @@ from optuna.trial import Trial, TrialState
 
 from trimwheel_api.errors import TrimwheelError
 from trimwheel_api.policy import DENSE, Policy
-from trimwheel_pipelines.certificate import p_value
 from trimwheel_pipelines.chain import Chain
 from trimwheel_pipelines.executors import Executor, Failure
 from trimwheel_pipelines.knobs import Params, params_of, signature_of, space_size
+from trimwheel_pipelines.loss_tests import p_value
 from trimwheel_pipelines.trials import Search, TrialResult, insurance
 from trimwheel_workers.model.config import Signature
 

@@ -10,17 +10,20 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any, cast
 
 from trimwheel_api import names
 from trimwheel_api.errors import PolicyInvalid, SpecInvalid
 from trimwheel_api.kinds import AdaptiveModel, AdaptivePolicy, TuningRun
 from trimwheel_api.kinds.adaptive_policy import Certificate as CertificateSpec
+from trimwheel_api.kinds.adaptive_policy import CertificateClusters
 from trimwheel_api.policy import DENSE, Policy, parse_policy
 from trimwheel_api.times import instant, to_text
 from trimwheel_api.values import decimal_string, seconds
 from trimwheel_pipelines.audit_window import LOOK_SHARES
 from trimwheel_pipelines.certificate import Certificate
 from trimwheel_pipelines.knobs import KnobSplit, split_knobs
+from trimwheel_pipelines.loss_tests import BETTING, BINOMIAL
 from trimwheel_pipelines.trials import Dtype
 
 LOOKS = len(LOOK_SHARES)
@@ -223,7 +226,10 @@ def certificate_spec(
         epsilon=decimal_string(plan.epsilon),
         delta=decimal_string(plan.delta),
         n=found.n,
-        errors=found.errors,
+        errors=found.errors if found.test == BINOMIAL.name else None,
+        test="betting" if found.test == BETTING.name else "binomial",
+        loss_sum=decimal_string(found.loss_sum, 6),
+        clusters=_clusters(found),
         design_effect=decimal_string(found.design_effect, 4),
         missing=decimal_string(found.missing),
         p_value=decimal_string(found.p_value),
@@ -239,6 +245,20 @@ def certificate_spec(
         issued_at=to_text(now),
         expires_at=to_text(now + timedelta(seconds=plan.ttl)),
         tuning_run=plan.run,
+    )
+
+
+def _clusters(found: Certificate) -> CertificateClusters | None:
+    report = found.clusters
+    if report is None:
+        return None
+    return CertificateClusters(
+        sessions=report.sessions,
+        session_keys=cast(Any, report.session_keys),
+        session_effect=decimal_string(report.session_effect, 4),
+        copies_effect=decimal_string(report.copies_effect, 4),
+        assumed_effect=decimal_string(report.assumed_effect, 4),
+        effective=decimal_string(report.effective, 1),
     )
 
 

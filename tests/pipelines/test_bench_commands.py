@@ -49,7 +49,15 @@ def test_replay_exits_with_one_when_a_method_disagrees(monkeypatch: pytest.Monke
 
 def test_certificate_judges_draws_on_the_whole_pool() -> None:
     code, result = invoke(
-        bench_certificate.command, "--draws", "12", "--pool-size", "12000", "--certify", "1000"
+        bench_certificate.command,
+        "--population",
+        "independent",
+        "--draws",
+        "12",
+        "--pool-size",
+        "12000",
+        "--certify",
+        "1000",
     )
     assert code == 0
     assert result["looks"] == 1
@@ -59,9 +67,17 @@ def test_certificate_judges_draws_on_the_whole_pool() -> None:
 
 
 def test_certificate_exits_with_one_when_promises_break(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trimwheel_pipelines.certificate.p_value", lambda *_: 0.0)
+    monkeypatch.setattr("trimwheel_pipelines.loss_tests.p_value", lambda *_: 0.0)
     code, result = invoke(
-        bench_certificate.command, "--draws", "8", "--pool-size", "12000", "--certify", "1000"
+        bench_certificate.command,
+        "--population",
+        "independent",
+        "--draws",
+        "8",
+        "--pool-size",
+        "12000",
+        "--certify",
+        "1000",
     )
     assert (code, result["violations"]) == (1, 8)
 

@@ -12,14 +12,9 @@ from scipy.stats import binom
 
 from trimwheel_pipelines.audit_window import AuditWindow, Outcome, Promise, select_audits
 from trimwheel_pipelines.bench_pools import synthetic_pool
-from trimwheel_pipelines.certificate import (
-    Finalist,
-    certify,
-    design_effect,
-    p_value,
-    upper_limit,
-)
+from trimwheel_pipelines.certificate import Finalist, certify
 from trimwheel_pipelines.chain import Chain, decimal_threshold, search_chain, single_chain
+from trimwheel_pipelines.loss_tests import p_value, upper_limit
 from trimwheel_pipelines.replay import ReplayRecords, ReplayTable, replay_reference
 
 OPENED = datetime(2026, 1, 1, tzinfo=UTC)
@@ -37,7 +32,7 @@ def window(rows: int, **changes: object) -> AuditWindow:
 
 
 def one_exit_finalist(errors: list[int], audits: int) -> Finalist:
-    """A chain of one-exit points: point j exits records with score >= 1 - j / 10."""
+    """A chain of one-exit points: point j exits records with score >= 1 - j / 10; in any order."""
     scores = np.full((audits, 1), 0.05, np.float32)
     agree = np.ones((audits, 1), bool)
     start = 0
@@ -46,7 +41,10 @@ def one_exit_finalist(errors: list[int], audits: int) -> Finalist:
         scores[rows] = 1 - level / 10 + 0.01
         agree[start : start + count] = False
         start += max(count, 10)
-    records = ReplayRecords.build(scores, agree)
+    rng = np.random.default_rng(3)
+    scores += rng.uniform(0.0, 0.03, scores.shape).astype(np.float32)
+    order = rng.permutation(audits)
+    records = ReplayRecords.build(scores[order], agree[order])
     points = [("1.01",)] + [(decimal_threshold(1 - j / 10),) for j in range(1, len(errors) + 1)]
     search = ReplayRecords.build([[0.5]], [[True]])
     return Finalist(
@@ -66,17 +64,6 @@ def test_p_value_is_the_exact_binomial_tail_for_independent_audits() -> None:
 def test_upper_limit_inverts_the_p_value() -> None:
     upper = upper_limit(13, 1_500, 1.7, 0.05)
     assert p_value(13, 1_500, 1.7, upper) == pytest.approx(0.05, rel=1e-9)
-
-
-def test_design_effect_is_one_for_singletons_and_the_size_for_identical_twins() -> None:
-    rng = np.random.default_rng(1)
-    wrong = rng.random(4_000) < 0.1
-    assert design_effect(wrong, np.arange(4_000)) == pytest.approx(1.0, abs=0.01)
-    assert design_effect(np.repeat(wrong, 3), np.repeat(np.arange(4_000), 3)) == pytest.approx(
-        3.0, rel=0.01
-    )
-    assert design_effect(np.zeros(9), np.zeros(9)) == 1.0
-    assert design_effect([True, False, False], np.zeros(3)) == 3.0
 
 
 def test_the_walk_stops_at_the_first_failure_and_releases_the_point_before_it() -> None:

@@ -12,7 +12,6 @@ import pytest
 from trimwheel_api.errors import SpecInvalid, TrimwheelError
 from trimwheel_api.kinds.adaptive_model import TuningSpec
 from trimwheel_api.policy import DENSE, parse_policy
-from trimwheel_pipelines.certificate import p_value
 from trimwheel_pipelines.executors import Failure, Outcome, SerialExecutor
 from trimwheel_pipelines.knobs import (
     exit_costs,
@@ -23,6 +22,7 @@ from trimwheel_pipelines.knobs import (
     space_size,
     split_knobs,
 )
+from trimwheel_pipelines.loss_tests import p_value
 from trimwheel_pipelines.study import (
     Study,
     certifiable_risk,

@@ -5,7 +5,7 @@ Created by pipelines (with a certificate, which takes verb `certify`) or by hand
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -30,17 +30,55 @@ from trimwheel_api.values import (
 _MOST_AUDITS = 10**12
 
 
+class CertificateClusters(Spec):
+    """What clustering was looked for, and what was assumed before any loss was read."""
+
+    sessions: Annotated[int, AtMost(_MOST_AUDITS)] = Field(
+        description="Sessions among the audits.", ge=0
+    )
+    session_keys: Literal["mixed", "one", "unique"] = Field(
+        default="mixed",
+        description="How clients use the session key: one is the same for everybody, unique is "
+        "new for every request (or none), so that it shows no clusters.",
+    )
+    session_effect: PositiveNumber = Field(
+        default="1", description="Design effect if all audits of a session share one loss."
+    )
+    copies_effect: PositiveNumber = Field(
+        default="0",
+        description="Added by near-copies of different sessions that come close together.",
+    )
+    assumed_effect: PositiveNumber = Field(
+        default="1", description="Design effect before any loss was read."
+    )
+    effective: PositiveNumber = Field(
+        default="0", description="Independent observations that the audits are worth."
+    )
+
+
 class Certificate(Spec):
     """With confidence 1 - delta the policy disagrees on at most epsilon of this traffic."""
 
     epsilon: Share = Field(description="Promised share of disagreement.")
     delta: Share = Field(description="Chance that the promise is wrong.")
     n: Annotated[int, AtMost(_MOST_AUDITS)] = Field(description="Audits that were tested.", ge=1)
-    errors: Annotated[int, AtMost(_MOST_AUDITS)] = Field(
-        description="Disagreements among them.", ge=0
+    errors: Annotated[int, AtMost(_MOST_AUDITS)] | None = Field(
+        default=None, description="Disagreements among them; unset where losses are graded.", ge=0
+    )
+    test: Literal["binomial", "betting"] = Field(
+        default="binomial",
+        description="binomial for a loss of 0 or 1, betting for one between (exact at any look).",
+    )
+    loss_sum: PositiveNumber | None = Field(
+        default=None, description="Sum of the losses of the tested audits."
+    )
+    clusters: CertificateClusters | None = Field(
+        default=None,
+        description="Clustering that was looked for; unset: sessions only, by their errors.",
     )
     design_effect: PositiveNumber = Field(
-        default="1", description="Variance inflation by sessions; 1 when audits are independent."
+        default="1",
+        description="How many times more the mean loss varies than if audits were independent.",
     )
     missing: Fraction = Field(default="0", description="Share of audits that were lost.")
     p_value: Fraction = Field(description="Of the fixed-sequence test at its last point.")

@@ -13,7 +13,13 @@ everything statistical: a replayed risk is an estimate on these records, never a
 from trimwheel_api.decide import NEVER
 from trimwheel_pipelines.replay.bitmaps import Outcome, ReplayTable
 from trimwheel_pipelines.replay.records import ReplayRecords
-from trimwheel_pipelines.replay.reference import exits_taken, losses, replay_reference, wrong_at
+from trimwheel_pipelines.replay.reference import (
+    exits_taken,
+    losses,
+    losses_at,
+    replay_reference,
+    wrong_at,
+)
 
 __all__ = [
     "NEVER",
@@ -22,6 +28,7 @@ __all__ = [
     "ReplayTable",
     "exits_taken",
     "losses",
+    "losses_at",
     "replay_reference",
     "wrong_at",
 ]

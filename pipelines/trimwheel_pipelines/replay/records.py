@@ -26,6 +26,9 @@ class ReplayRecords:
     agree: npt.NDArray[np.bool_]  # [N, E]
     final_agree: npt.NDArray[np.bool_]  # [N]
     weights: npt.NDArray[np.float64]  # [N], 1 / propensity; all ones for a uniform stream
+    graded: npt.NDArray[np.float32] | None = None
+    """[N, E + 1], losses in [0, 1] at each exit and full depth where answers are not just right or
+    wrong; None: the loss is 0 where they agree, else 1."""
 
     @classmethod
     def build(
@@ -86,5 +89,25 @@ class ReplayRecords:
         """The records at these indices (or under this mask), in that order."""
         index = np.asarray(rows)
         return ReplayRecords(
-            self.scores[index], self.agree[index], self.final_agree[index], self.weights[index]
+            self.scores[index],
+            self.agree[index],
+            self.final_agree[index],
+            self.weights[index],
+            None if self.graded is None else self.graded[index],
+        )
+
+    def with_losses(self, losses: npt.ArrayLike) -> ReplayRecords:
+        """The same records with graded losses [N, E + 1]; agreement is a loss of 0.
+
+        Raises ValueError where the shape differs or a loss lies outside [0, 1].
+        """
+        graded = np.ascontiguousarray(losses, dtype=np.float32)
+        if graded.shape != (len(self), self.exits + 1):
+            raise ValueError(
+                f"losses: must be [{len(self)}, {self.exits + 1}], got shape {graded.shape}"
+            )
+        if not np.all((graded >= 0) & (graded <= 1)):
+            raise ValueError("losses: must lie in [0, 1]")
+        return ReplayRecords(
+            self.scores, graded[:, :-1] == 0, graded[:, -1] == 0, self.weights, graded
         )

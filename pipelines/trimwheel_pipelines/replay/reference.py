@@ -34,9 +34,16 @@ def exits_taken(scores: npt.ArrayLike, thresholds: npt.ArrayLike) -> npt.NDArray
     return np.asarray(reached.argmax(axis=1))
 
 
-def losses(records: ReplayRecords, thresholds: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-    """Whether each record's answer would differ from the dense model's: [N]."""
-    return wrong_at(records, exits_taken(records.scores, thresholds))
+def losses(records: ReplayRecords, thresholds: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """What each record's answer would lose against the dense model's: [N], in [0, 1]."""
+    return losses_at(records, exits_taken(records.scores, thresholds))
+
+
+def losses_at(records: ReplayRecords, taken: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """The loss of each record at the exit it takes: [N]; 0 or 1 where losses are not graded."""
+    if records.graded is None:
+        return wrong_at(records, taken).astype(np.float64)
+    return records.graded[np.arange(len(records)), taken].astype(np.float64)
 
 
 def wrong_at(records: ReplayRecords, taken: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
