@@ -41,7 +41,7 @@ WINDOW_SHARE: Final = 6
 LOSS_LAG: Final = 64
 """Audits within which losses of different sessions may be dependent."""
 ERROR_GAP: Final = LOSS_LAG // 2
-"""Errors nearer than this count as one when it is asked how many independent ones were seen."""
+"""Errors in one stretch of so many audits count as one independent error."""
 PRIOR_ERRORS: Final = 10.0
 """Independent errors at which the observed effect weighs as much as the assumed one."""
 _FAR: Final = 20.0
@@ -103,7 +103,7 @@ class Clusters:
         places = np.flatnonzero(losses > 0)
         if not len(places):
             return 0
-        apart = 1 + int(np.count_nonzero(np.diff(places) > ERROR_GAP))
+        apart = len(np.unique(places // ERROR_GAP))
         return min(apart, len(np.unique(self.sessions[places])))
 
 
@@ -121,7 +121,7 @@ def observed_effect(losses: Floats, sessions: npt.NDArray[np.int64], sizes: Floa
     if len(sizes) == 1:
         return float(total)  # one session is one observation
     near = _near_covariance(losses - mean, sessions, min(LOSS_LAG, total // 2))
-    return (correction * float(within @ within) + 2.0 * near) / spread
+    return (correction * float(within @ within) + 2.0 * max(near, 0.0)) / spread
 
 
 def _copies(scores: Floats, sessions: npt.NDArray[np.int64]) -> float:
