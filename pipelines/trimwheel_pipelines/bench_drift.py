@@ -1,7 +1,8 @@
 """`trimwheel bench drift`: false Harmful verdicts of traffic that keeps its promise, and delays.
 
 Plays streams of audits through the very detector that the watch loop runs
-(`trimwheel_telemetry.change_detection`). Losses come alone or in runs, as when one text that is
+(`trimwheel_telemetry.change_detection`), and for contrast through the one that believes every audit
+(`evidence.ShiryaevRoberts`). Losses come alone or in runs, as when one text that is
 answered wrongly arrives several times from different sessions. Leaves out covariate signals, whose
 shapes unit tests cover, and the time that records take to arrive.
 """
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from trimwheel_console import NEGATIVE, emit, output_option, progress, text_table
 from trimwheel_pipelines.bench_host import host
 from trimwheel_telemetry.change_detection import ChangeDetector
+from trimwheel_telemetry.evidence import shiryaev_roberts_run_lengths
 
 RUNS: Final = (1, 2, 3, 5, 10, 20)
 """Mean lengths of runs of wrong audits that are played."""
@@ -64,10 +66,11 @@ def command(
     trimwheel bench drift --streams 40 -o json
     """
     rng = np.random.default_rng(seed)
-    false = {
+    counts = {
         length: quiet(streams, audits, epsilon, risk, length, false_alarm_audits, rng)
         for length in RUNS
     }
+    false = {length: found for length, (found, _) in counts.items()}
     delays = {
         kind: rises(streams, epsilon, before, false_alarm_audits, rng, graded=kind == "graded")
         for kind in ("binary", "graded")
@@ -90,6 +93,7 @@ def command(
             f"false_harmful_share_runs_of_{length}": count / streams
             for length, count in false.items()
         },
+        "if_audits_were_independent": {length: naive for length, (_, naive) in counts.items()},
         "nine_in_a_row_harmful": ChangeDetector(epsilon, false_alarm_audits).update(burst)
         is not None,
         "rise": RISE,
@@ -112,13 +116,17 @@ def quiet(
     length: int,
     alarm: float,
     rng: np.random.Generator,
-) -> int:
-    """Streams called Harmful although their disagreement is `risk` throughout."""
+) -> tuple[int, int]:
+    """Streams called Harmful although their disagreement is `risk` throughout: by blocks, and if
+    every audit were believed."""
+    by_block = by_audit = 0
     with progress() as bar:
-        return sum(
-            ChangeDetector(epsilon, alarm).update(in_runs(audits, risk, length, rng)) is not None
-            for _ in bar.track(range(streams), description=f"quiet, runs of {length}")
-        )
+        for _ in bar.track(range(streams), description=f"quiet, runs of {length}"):
+            losses = in_runs(audits, risk, length, rng)
+            by_block += ChangeDetector(epsilon, alarm).update(losses) is not None
+            first = shiryaev_roberts_run_lengths(losses[None] > 0, epsilon, alarm)[0]
+            by_audit += int(first) < audits
+    return by_block, by_audit
 
 
 def rises(
@@ -173,7 +181,8 @@ def _table(result: dict[str, Any]) -> str:
     rows = [
         [
             f"false Harmful, runs of {length}",
-            f"{result[f'false_harmful_runs_of_{length}']} of {result['streams']}",
+            f"{result[f'false_harmful_runs_of_{length}']} of {result['streams']} "
+            f"(every audit believed: {result['if_audits_were_independent'][length]})",
         ]
         for length in RUNS
     ]

@@ -29,12 +29,12 @@ from trimwheel_pipelines.segment_files import answering
 from trimwheel_pipelines.sessions import SessionMemory
 from trimwheel_pipelines.signals import Telemetry
 from trimwheel_pipelines.watching import Watched
-from trimwheel_telemetry.evidence import ShiryaevRoberts
+from trimwheel_telemetry.change_detection import ChangeDetector
 from trimwheel_workers.records.segments import deliver
 
 log = logging.getLogger(__name__)
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 FOLDER: Final = ".trimwheel/checkpoints"
 """Below the root of records; no namespace can be called so."""
 LARGEST: Final = 128 << 20
@@ -201,7 +201,7 @@ def _trials_state(trials: Trials) -> Document:
 
 
 def _trials(state: Document) -> Trials:
-    watch = ShiryaevRoberts.from_state(state["watch"])
+    watch = ChangeDetector.from_state(state["watch"])
     rises = [Rise(**rise) for rise in state["rises"]]
     return Trials(**{**state, "watch": watch, "rises": rises})
 

@@ -120,7 +120,7 @@ def observed_effect(losses: Floats, sessions: npt.NDArray[np.int64], sizes: Floa
     correction = len(sizes) / (len(sizes) - 1) if len(sizes) > 1 else 1.0
     if len(sizes) == 1:
         return float(total)  # one session is one observation
-    near = _near_covariance(losses - mean, sessions, min(LOSS_LAG, total // 2))
+    near = float(_near_covariance(losses - mean, sessions, min(LOSS_LAG, total // 2)))
     return (correction * float(within @ within) + 2.0 * max(near, 0.0)) / spread
 
 
@@ -182,4 +182,4 @@ def _near_covariance(residuals: Any, sessions: Any, reach: int) -> float:
         for other in range(max(0, row - reach + 1), row):
             if sessions[row] != sessions[other]:
                 total += residuals[row] * residuals[other]
-    return total
+    return float(total)

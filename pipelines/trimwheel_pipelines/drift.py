@@ -7,7 +7,8 @@ gives the same verdict at the same audit. The clock is an argument.
 Stage one (`covariates`) finds moved signals; it raises the audit rate and may start tuning. Stage
 two always runs on audited disagreement, because a change of class mix moves no covariate:
 
-    Harmful            Shiryaev-Roberts on "disagreement <= epsilon" reached its alarm level
+    Harmful            Shiryaev-Roberts on "disagreement <= epsilon", over blocks of audits whose
+                       dependence is measured (`change_detection`), reached its alarm level
     Harmless           since a covariate alarm, disagreement is proven below 1.5 epsilon
     NotEnoughEvidence  neither yet
 
@@ -35,7 +36,8 @@ from trimwheel_pipelines.covariates import (
     CovariateSettings,
     covariate_alarms,
 )
-from trimwheel_telemetry.evidence import CHANGE_RATIOS, ShiryaevRoberts, log_e_under
+from trimwheel_telemetry.change_detection import ChangeDetector
+from trimwheel_telemetry.evidence import CHANGE_RATIOS, log_e_under
 
 Floats = npt.NDArray[np.float64]
 
@@ -171,7 +173,7 @@ def judge_drift(
         ),
         key=lambda alarm: (alarm.time, -abs(alarm.z / alarm.limit)),
     )
-    watch = ShiryaevRoberts(settings.epsilon, settings.false_alarm_audits)
+    watch = ChangeDetector(settings.epsilon, settings.false_alarm_audits)
     index = watch.update(stream.wrong)
     if index is not None:
         return _harmful(stream, index, watch, settings, alarms)
@@ -200,7 +202,7 @@ def change_point(wrong: npt.NDArray[np.bool_], epsilon: float) -> int:
 def _harmful(
     stream: AuditStream,
     index: int,
-    watch: ShiryaevRoberts,
+    watch: ChangeDetector,
     settings: DriftSettings,
     alarms: Sequence[CovariateAlarm],
 ) -> DriftVerdict:
@@ -218,14 +220,14 @@ def _harmful(
         audits=index + 1 - start,
         time=moment,
         since=float(stream.times[start]),
-        evidence=watch.value / settings.false_alarm_audits,
+        evidence=watch.progress,
         alarms=tuple(alarm for alarm in alarms if alarm.time <= moment),
     )
 
 
 def _unharmed(
     audits: AuditStream,
-    watch: ShiryaevRoberts,
+    watch: ChangeDetector,
     settings: DriftSettings,
     alarms: Sequence[CovariateAlarm],
     since: float,
@@ -250,6 +252,6 @@ def _unharmed(
         audits=count,
         time=float(recent.times[count - 1]) if harmless else now,
         since=start,
-        evidence=watch.value / settings.false_alarm_audits,
+        evidence=watch.progress,
         alarms=tuple(alarms),
     )

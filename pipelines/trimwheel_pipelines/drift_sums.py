@@ -34,7 +34,8 @@ from trimwheel_pipelines.drift import (
     DriftVerdict,
 )
 from trimwheel_pipelines.sessions import Floats, Hashes, SessionMemory
-from trimwheel_telemetry.evidence import CHANGE_RATIOS, ShiryaevRoberts, log_e_under
+from trimwheel_telemetry.change_detection import ChangeDetector
+from trimwheel_telemetry.evidence import CHANGE_RATIOS, log_e_under
 
 Flags = npt.NDArray[np.bool_]
 
@@ -77,7 +78,7 @@ class Trials:
 
     epsilon: float
     threshold: float
-    watch: ShiryaevRoberts
+    watch: ChangeDetector
     rises: list[Rise]
     count: int = 0
     events: int = 0
@@ -89,13 +90,13 @@ class Trials:
     @classmethod
     def under(cls, settings: DriftSettings) -> Trials:
         """No trials yet."""
-        watch = ShiryaevRoberts(settings.epsilon, settings.false_alarm_audits)
+        watch = ChangeDetector(settings.epsilon, settings.false_alarm_audits)
         rises = [Rise(ratio) for ratio in CHANGE_RATIOS]
         return cls(settings.epsilon, settings.false_alarm_audits, watch, rises)
 
     def copy(self) -> Trials:
         """The same, to go on from."""
-        watch = ShiryaevRoberts.from_state(self.watch.to_state())
+        watch = ChangeDetector.from_state(self.watch.to_state())
         return replace(self, watch=watch, rises=[replace(rise) for rise in self.rises])
 
     def fold(self, times: Floats, wrong: Flags) -> float | None:
@@ -283,7 +284,7 @@ class DriftSums:
             audits=audits,
             time=moment,
             since=rise.time,
-            evidence=trials.watch.value / settings.false_alarm_audits,
+            evidence=trials.watch.progress,
             alarms=tuple(alarm for alarm in alarms if alarm.time <= moment),
         )
 
@@ -308,7 +309,7 @@ class DriftSums:
             audits=counted,
             time=now if proven is None else proven,
             since=window.since if window else self.since,
-            evidence=trials.watch.value / settings.false_alarm_audits,
+            evidence=trials.watch.progress,
             alarms=tuple(alarms),
             alarm_audits=spent,
             wants_audits=window is not None and proven is None and spent < settings.alarm_audits,
