@@ -44,6 +44,7 @@ LABEL_MEANINGS = {
     "code": "HTTP status code",
     "digest": "policy digest, whole",
     "guard": "disagreement, errors, latency, capacity or parity",
+    "slot": "place in a list, from 0",
     "agree": "true or false: the same answer as full depth",
     "layer": "layer number, from 1",
     "expert": "expert index, from 0",
@@ -97,6 +98,13 @@ GUARD_IDENTITIES = Metric(
     "trimwheel_guard_identities", "gauge", ("model", "arm", "digest", "guard"),
     "Identities that brought trials to a guard.",
 )  # fmt: skip
+GUARD_SESSION_SAMPLE = Metric(
+    "trimwheel_guard_session_sample", "gauge", ("model", "arm", "digest", "guard", "slot"),
+    "Smallest hashes, keyed with the rollout's salt, of the sessions that a guard counted; -1 in a "
+    "free slot. Pods that publish the same ones counted the same sessions.",
+)  # fmt: skip
+GUARD_SAMPLE_SLOTS = 32
+"""Hashes that a pod publishes for each guard, policy and arm."""
 POLICY_INFO = Metric(
     "trimwheel_policy_info", "gauge", ("model", "arm", "digest"), "1 for each resident policy."
 )

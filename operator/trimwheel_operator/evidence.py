@@ -8,7 +8,7 @@ away is an answer too: no guard passes, none fails. The formulas live in `trimwh
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from trimwheel_api import metrics, names
@@ -16,7 +16,7 @@ from trimwheel_api.kinds import PolicyRollout
 from trimwheel_api.kinds.policy_rollout import EffectiveRules, GuardStatus
 from trimwheel_api.times import parse_or
 from trimwheel_api.values import decimal_string
-from trimwheel_operator.identities import largest_share, share_sentence
+from trimwheel_operator.identities import counted_again, largest_share, share_sentence
 from trimwheel_operator.plan.observed import Evidence
 from trimwheel_operator.tallies import Tallies
 from trimwheel_telemetry.answers import Answer, Empty, Ok, Series, Stale
@@ -81,10 +81,20 @@ class EvidenceReader:
         window = Window(since=since, until=until, max_age=self._max_age)
         tallies = self._tallies(rollout, since, step_since)
         gap = self._refresh(rollout, tallies, until)
-        digest = rollout.spec.policy_digest
         found = Found(tallies, tuple(tallies.recent.values()), gap)
-        guards = [judge(rule, _guard(rule, found, window, workers)) for rule in rules_of(effective)]
-        ratios = () if gap else self._ratios(rollout, until)
+        digest = rollout.spec.policy_digest
+        sampled = () if gap else self._gauges(rollout, metrics.GUARD_SESSION_SAMPLE, until)
+        guards = [
+            judge(
+                rule,
+                replace(
+                    _guard(rule, found, window, workers),
+                    effect=counted_again(sampled, rule.name, digest),
+                ),
+            )
+            for rule in rules_of(effective)
+        ]
+        ratios = () if gap else self._gauges(rollout, metrics.GUARD_LARGEST_SHARE, until)
         trials = tallies.lines(metrics.GUARD_TRIALS).totals()
         shares = {
             guard.name: largest_share(trials, ratios, guard.name, digest, window)
@@ -133,12 +143,14 @@ class EvidenceReader:
             self._known[key] = held
         return held
 
-    def _ratios(self, rollout: PolicyRollout, until: float) -> tuple[Series, ...]:
-        """The newest shares of workers' largest identities; none is no gap in the evidence."""
+    def _gauges(
+        self, rollout: PolicyRollout, metric: metrics.Metric, until: float
+    ) -> tuple[Series, ...]:
+        """The newest values of a gauge of the model's workers; none is no gap in the evidence."""
         if self._prometheus is None:
             return ()
         selector = (
-            f'{metrics.GUARD_LARGEST_SHARE.name}{{namespace="{rollout.metadata.namespace}",'
+            f'{metric.name}{{namespace="{rollout.metadata.namespace}",'
             f'model="{rollout.spec.model}"}}'
         )
         answer = self._prometheus.raw(selector, until - self._max_age, until)

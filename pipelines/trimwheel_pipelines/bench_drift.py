@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trimwheel_console import NEGATIVE, emit, output_option, progress, text_table
+from trimwheel_console.ranges import SEED, Real, Whole
 from trimwheel_pipelines.bench_host import host
 from trimwheel_telemetry.change_detection import ChangeDetector
 from trimwheel_telemetry.evidence import shiryaev_roberts_run_lengths
@@ -34,17 +35,49 @@ Losses = npt.NDArray[np.float64]
 
 
 @click.command("drift", short_help="False Harmful verdicts in clusters, and delay to a real rise.")
-@click.option("--streams", default=160, show_default=True, help="Streams for each kind.")
-@click.option("--audits", default=20_000, show_default=True, help="Audits of a quiet stream.")
-@click.option("--epsilon", default=0.02, show_default=True, help="Promised disagreement.")
 @click.option(
-    "--risk", default=0.014, show_default=True, help="True disagreement of quiet streams."
+    "--streams",
+    type=Whole(1, 100_000),
+    default=160,
+    show_default=True,
+    help="Streams of each kind.",
 )
-@click.option("--before", default=0.015, show_default=True, help="Disagreement before the rise.")
 @click.option(
-    "--false-alarm-audits", default=5_000_000.0, show_default=True, help="As spec.drift has it."
+    "--audits",
+    type=Whole(100, 10_000_000),
+    default=20_000,
+    show_default=True,
+    help="Audits of a quiet stream.",
 )
-@click.option("--seed", default=0, show_default=True, help="Of everything.")
+@click.option(
+    "--epsilon",
+    type=Real(0, 0.2, above=True, below=True),
+    default=0.02,
+    show_default=True,
+    help="Promised disagreement.",
+)
+@click.option(
+    "--risk",
+    type=Real(0, 0.5, above=True),
+    default=0.014,
+    show_default=True,
+    help="True disagreement of quiet streams.",
+)
+@click.option(
+    "--before",
+    type=Real(0, 0.3, above=True),
+    default=0.015,
+    show_default=True,
+    help="Disagreement before the rise.",
+)
+@click.option(
+    "--false-alarm-audits",
+    type=Real(1, 1e15),
+    default=5_000_000.0,
+    show_default=True,
+    help="As spec.drift has it.",
+)
+@click.option("--seed", type=Whole(0, SEED), default=0, show_default=True, help="Of everything.")
 @output_option
 def command(
     streams: int,

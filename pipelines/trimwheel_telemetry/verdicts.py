@@ -41,6 +41,10 @@ CAPACITY_MIN_REQUESTS: Final = 100
 """Candidate requests behind a device-seconds estimate."""
 
 
+COUNTED_ONCE: Final = 1.05
+"""A design effect up to this needs no mention."""
+
+
 class Verdict(StrEnum):
     """The three answers; spelled as in statuses and metrics."""
 
@@ -127,6 +131,8 @@ class GuardEvidence:
     state: DataState = DataState.FRESH
     reason: str = ""
     level: float | None = None
+    effect: float = 1.0
+    """Design effect of the counts: above 1 where pods counted the same sessions."""
 
 
 NO_DATA: Final = GuardEvidence(state=DataState.ABSENT, reason="no data")
@@ -183,7 +189,8 @@ def judge(rule: GuardRule, evidence: GuardEvidence) -> GuardVerdict:
         return _without(rule, evidence, "no trials yet")
     rate = evidence.events / evidence.trials
     against = _log_e_fail(rule, evidence, rate)
-    favour = float(log_e_under(evidence.events, evidence.trials, rule.pass_margin * rule.bound))
+    margin = rule.pass_margin * rule.bound
+    favour = float(log_e_under(evidence.events, evidence.trials, margin)) / evidence.effect
     fails = against >= math.log(1.0 / rule.alpha)
     passes = favour >= math.log(1.0 / rule.beta)
     verdict = Verdict.NOT_ENOUGH_EVIDENCE
@@ -232,9 +239,11 @@ def capacity_evidence(
 
 
 def _log_e_fail(rule: GuardRule, evidence: GuardEvidence, rate: float) -> float:
+    """Evidence for Fail; divided by the design effect, as if each session had been counted once."""
     if rule.test is Test.ABSOLUTE:
-        return float(log_e_over(evidence.events, evidence.trials, rule.bound))
-    against = log_e_relative(evidence.blocks)
+        against = float(log_e_over(evidence.events, evidence.trials, rule.bound))
+        return against / evidence.effect
+    against = log_e_relative(evidence.blocks) / evidence.effect
     if rule.test is Test.RELATIVE_ABOVE and rate <= rule.bound:
         return min(against, 0.0)  # slower than stable, and still within its promise
     return against
@@ -264,6 +273,8 @@ def _counts(rule: GuardRule, evidence: GuardEvidence, rate: float) -> str:
     text = f"{evidence.events:.0f} of {evidence.trials:.0f} ({rate:.2%}) against {rule.bound:.2%}"
     if rule.test in (Test.RELATIVE, Test.RELATIVE_ABOVE):
         text += f"; stable {evidence.stable_events:.0f} of {evidence.stable_trials:.0f}"
+    if evidence.effect > COUNTED_ONCE:
+        text += f"; pods count a session {evidence.effect:.1f} times (no session affinity)"
     return text
 
 

@@ -16,6 +16,7 @@ from prometheus_client import Counter
 
 from trimwheel_api import names
 from trimwheel_workers.front.metrics import GuardCounters, WorkerMetrics
+from trimwheel_workers.front.session_sample import SessionSample
 from trimwheel_workers.front.shares import Shares, Trial
 
 REMEMBERED_SESSIONS = 50_000
@@ -56,8 +57,9 @@ class SessionMemory:
 class _Trials:
     """One kind of trial of a policy: a trial a session, which counts when its identity's may."""
 
-    def __init__(self, trials: Sequence[Counter]) -> None:
+    def __init__(self, trials: Sequence[Counter], sample: SessionSample | None = None) -> None:
         self._trials = trials
+        self._sample = sample
         self._open: dict[str, Trial] = {}
         """Trials of sessions that do not count yet, or never will."""
         self.shares = Shares(self._count)
@@ -70,6 +72,8 @@ class _Trials:
         """The session's trial; None for one that was counted before."""
         if not first:
             return self._open.get(session)
+        if self._sample is not None:
+            self._sample.add(session)
         trial = self.shares.offer(identity)
         if session and (trial.waits or trial.dropped):
             self._open[session] = trial
@@ -77,21 +81,28 @@ class _Trials:
                 del self._open[next(iter(self._open))]
         return trial
 
-    def forget(self) -> None:
+    def restart(self, salt: str) -> None:
         """A new rollout begins."""
         self._open.clear()
         self.shares = Shares(self._count)
+        if self._sample is not None:
+            self._sample.restart(salt)
 
 
 class PolicyGuards:
     """Evidence about one policy in one arm."""
 
-    def __init__(self, counters: GuardCounters) -> None:
+    def __init__(self, counters: GuardCounters, salt: str = "") -> None:
         self._memory = SessionMemory()
         self._events = counters.events
         trials = counters.trials
-        self._requests = _Trials([trials[names.GUARD_ERRORS], trials[names.GUARD_LATENCY]])
-        self._audits = _Trials([trials[names.GUARD_DISAGREEMENT]])
+        self._requests = _Trials(
+            [trials[names.GUARD_ERRORS], trials[names.GUARD_LATENCY]],
+            SessionSample(counters, names.GUARD_ERRORS),
+        )
+        self._audits = _Trials(
+            [trials[names.GUARD_DISAGREEMENT]], SessionSample(counters, names.GUARD_DISAGREEMENT)
+        )
         self._replays = _Trials([trials[names.GUARD_PARITY]])
         for guard, kind in (
             (names.GUARD_ERRORS, self._requests), (names.GUARD_LATENCY, self._requests),
@@ -99,6 +110,7 @@ class PolicyGuards:
         ):  # fmt: skip
             counters.largest[guard].set_function(partial(_largest, kind))
             counters.identities[guard].set_function(partial(_identities, kind))
+        self.restart(salt)
 
     def served(self, session: str, identity: str = "", *, failed: bool, slow: bool) -> None:
         """A request ended: `failed` by the server's fault (5xx), `slow` beyond the SLO."""
@@ -128,11 +140,11 @@ class PolicyGuards:
         if differs:
             _event(trial, self._events[names.GUARD_PARITY])
 
-    def forget_sessions(self) -> None:
-        """A new rollout begins."""
+    def restart(self, salt: str) -> None:
+        """A new rollout begins: nobody was counted yet, and its salt samples the sessions."""
         self._memory.clear()
         for kind in (self._requests, self._audits, self._replays):
-            kind.forget()
+            kind.restart(salt)
 
 
 def _event(trial: Trial | None, counter: Counter) -> None:
@@ -163,10 +175,12 @@ class Guards:
         if salt != self._salt:
             self._salt = salt
             for known in self._policies.values():
-                known.forget_sessions()
+                known.restart(salt)
         for arm, digest in policies.items():
             former = self._policies.pop((arm, digest), None)
-            self._policies[arm, digest] = former or PolicyGuards(self._metrics.guards(arm, digest))
+            self._policies[arm, digest] = former or PolicyGuards(
+                self._metrics.guards(arm, digest), salt
+            )
         while len(self._policies) > 2 * REMEMBERED_POLICIES:
             arm, digest = next(iter(self._policies))
             del self._policies[arm, digest]

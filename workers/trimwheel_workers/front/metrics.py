@@ -31,6 +31,9 @@ WORKER_GUARDS = (
 )  # fmt: skip
 """Guards that workers count; capacity is read from device seconds and requests."""
 
+SAMPLED_GUARDS = (names.GUARD_ERRORS, names.GUARD_DISAGREEMENT)
+"""Guards whose sessions are sampled: latency counts those of errors, parity at most of audits."""
+
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
@@ -42,6 +45,13 @@ class GuardCounters:
         trials, events = metrics.counter(table.GUARD_TRIALS), metrics.counter(table.GUARD_EVENTS)
         largest = metrics.gauge(table.GUARD_LARGEST_SHARE)
         identities = metrics.gauge(table.GUARD_IDENTITIES)
+        sample = metrics.gauge(table.GUARD_SESSION_SAMPLE)
+        self.sample = {
+            guard: [
+                sample.labels(*labels[guard], str(slot)) for slot in range(table.GUARD_SAMPLE_SLOTS)
+            ]
+            for guard in SAMPLED_GUARDS
+        }
         self.trials = {guard: trials.labels(*values) for guard, values in labels.items()}
         self.events = {guard: events.labels(*values) for guard, values in labels.items()}
         self.largest = {guard: largest.labels(*values) for guard, values in labels.items()}
@@ -142,6 +152,10 @@ class WorkerMetrics:
                 self.counter(metric).remove(self._model, arm, digest, guard)
             for metric in (table.GUARD_LARGEST_SHARE, table.GUARD_IDENTITIES):
                 self.gauge(metric).remove(self._model, arm, digest, guard)
+        for guard in SAMPLED_GUARDS:
+            for slot in range(table.GUARD_SAMPLE_SLOTS):
+                sample = self.gauge(table.GUARD_SESSION_SAMPLE)
+                sample.remove(self._model, arm, digest, guard, str(slot))
 
     def show_policies(self, policies: dict[str, str]) -> None:
         """`{arm: digest}` of what is resident, as series of value 1; others vanish."""
