@@ -6,7 +6,8 @@ to roll back: half of such moves are harmless, and a harmful change of class mix
 
 Two forms, chosen by the length of the reference
 * profile (reference of at least two days): block mean less its hour-of-day profile; alarm when two
-  consecutive blocks exceed 1.1 times the largest residual of the reference and a minimum effect.
+  consecutive blocks exceed 1.1 times the largest residual of that sign in the reference and a
+  minimum effect.
   Telemetry is autocorrelated, so the level is calibrated on the signal's own past, not on theory.
 * z (shorter): two consecutive blocks beyond 6 standard errors of the reference mean. Right only for
   independent requests, such as those of a load generator.
@@ -22,6 +23,12 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
+CONSTANT_MOVE: Final = 0.01
+"""Part of a constant signal's value by which it must change to have moved."""
+LEAST_BLOCKS: Final = 3
+"""Reference blocks that show how much blocks differ."""
+NOISE_TAIL: Final = 4.0
+"""Largest residual of noise in its median: 1,300 normal ones reach five, these are mostly few."""
 DAY: Final = 86_400.0
 HOUR: Final = 3_600.0
 
@@ -166,13 +173,20 @@ def newest_z(
 def _z(
     blocks: Blocks, spread: float, settings: CovariateSettings, since: float
 ) -> tuple[Floats, Floats]:
-    """Standard errors from the reference mean; 0 inside the reference itself."""
+    """Standard errors from the reference mean; 0 inside the reference itself.
+
+    Requests of one block may resemble each other, so an error is never smaller than what the
+    reference's own blocks show; nor than what counts as a move of a constant signal.
+    """
     past = blocks.ends <= since + settings.reference + 1e-6
     total = blocks.counts[past].sum()
-    if not total or spread == 0.0:
+    if not total:
         return np.zeros(len(blocks.ends)), blocks.means
     centre = float(blocks.means[past] @ blocks.counts[past] / total)
     error = spread * np.sqrt(1.0 / blocks.counts + 1.0 / total)
+    if past.sum() >= LEAST_BLOCKS:
+        error = np.maximum(error, float(blocks.means[past].std(ddof=1)))
+    error = np.maximum(error, _least_move(centre, settings) / settings.z_limit)
     ratios = np.where(past, 0.0, (blocks.means - centre) / error)
     return ratios, np.full(len(blocks.ends), centre)
 
@@ -180,16 +194,47 @@ def _z(
 def _profile(
     blocks: Blocks, spread: float, settings: CovariateSettings, since: float
 ) -> tuple[Floats, Floats]:
-    """Residuals from the hour-of-day profile, over the largest one in the reference."""
+    """Residuals from the hour-of-day profile, over the largest one of that sign in the reference.
+
+    The two signs apart: a reference that once stepped up says nothing of how far down is usual. A
+    reference block is compared with the *other* blocks of its hour, else a single block would fit
+    itself; an hour without any is compared with all blocks, over their largest distance.
+    """
     past = blocks.ends <= since + settings.reference + 1e-6
+    if not past.any():
+        return np.zeros(len(blocks.ends)), blocks.means
     hours = ((blocks.ends - settings.block / 2) % DAY // HOUR).astype(np.int64)
-    counts = np.bincount(hours[past], minlength=24)
-    sums = np.bincount(hours[past], weights=blocks.means[past], minlength=24)
-    overall = blocks.means[past].mean() if past.any() else 0.0
-    profile = np.where(counts > 0, sums / np.maximum(counts, 1), overall)
-    expected = profile[hours]
-    residual = blocks.means - expected
-    largest = float(np.abs(residual[past]).max()) if past.any() else 0.0
-    if largest == 0.0:
-        return np.zeros(len(blocks.ends)), expected
-    return np.where(past, 0.0, residual / largest), expected
+    means = blocks.means
+    overall = float(means[past].mean())
+    counts = np.bincount(hours[past], minlength=24).astype(np.float64)
+    sums = np.bincount(hours[past], weights=means[past], minlength=24)
+    others = counts[hours] - past
+    known = others > 0
+    expected = np.where(
+        known, (sums[hours] - np.where(past, means, 0.0)) / np.maximum(others, 1.0), overall
+    )
+    residual = means - expected
+    least = _least_move(overall, settings)
+    by_hour, strangers = residual[past & known], (means - overall)[past]
+    scale = np.where(
+        known,
+        np.where(residual >= 0, _largest(by_hour, 1, least), _largest(by_hour, -1, least)),
+        np.where(residual >= 0, _largest(strangers, 1, least), _largest(strangers, -1, least)),
+    )
+    return np.where(past, 0.0, residual / scale), expected
+
+
+def _largest(residuals: Floats, sign: int, least: float) -> float:
+    """The largest residual of a sign, at least what counts as a move.
+
+    Nor is it below `NOISE_TAIL` median residuals: noise is not one-sided, steps are.
+    """
+    if not len(residuals):
+        return least
+    largest = float((sign * residuals).max())
+    return max(largest, float(np.median(np.abs(residuals))) * NOISE_TAIL, least)
+
+
+def _least_move(centre: float, settings: CovariateSettings) -> float:
+    """The smallest change that is a move of a signal that never changed in the reference."""
+    return max(CONSTANT_MOVE * abs(centre), 1e-9) / settings.residual_factor
