@@ -92,7 +92,7 @@ lock: ## pin every dependency with hashes
 	    $$(printf -- '--extra %s ' $${extras//+/ }) pyproject.toml -o requirements/$${extras%%+*}.txt; done
 
 bench: ## every figure of docs/benchmarks (long)
-	@for name in replay certificate canary serving task rollback; do .venv/bin/trimwheel bench $$name || exit 1; done
+	@for name in replay certificate canary drift serving task rollback; do .venv/bin/trimwheel bench $$name || exit 1; done
 
 env: ## print the exports that reach a running demo
 	@.venv/bin/trimwheel env

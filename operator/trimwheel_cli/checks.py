@@ -71,6 +71,38 @@ def check_admission(policies: Iterable[str], bindings: Iterable[Mapping[str, Any
     return Check("admission", "ok", f"{len(names.ADMISSION_POLICIES)} policies, all deny")
 
 
+def check_session_keys(policies: Iterable[Mapping[str, Any]]) -> Check:
+    """How clients use session keys, as the newest certificate of each model says.
+
+    One key for everybody makes all audits one observation; a new one for every request hides which
+    requests belong together.
+    """
+    newest: dict[str, Mapping[str, Any]] = {}
+    for policy in policies:
+        certificate = policy["spec"].get("certificate") or {}
+        model = f"{policy['metadata']['namespace']}/{policy['spec']['model']}"
+        issued = str(certificate.get("issuedAt", ""))
+        if certificate.get("clusters") and issued >= str(newest.get(model, {}).get("issuedAt", "")):
+            newest[model] = certificate
+    told = {
+        "one": "the same session key for everybody",
+        "unique": "a new session key for every request, or none",
+    }
+    odd = {
+        model: str(certificate["clusters"].get("sessionKeys", "mixed"))
+        for model, certificate in sorted(newest.items())
+        if certificate["clusters"].get("sessionKeys", "mixed") in told
+    }
+    if not newest:
+        return Check("session keys", "skipped", "no certificate says how they are used")
+    if not odd:
+        return Check("session keys", "ok", f"several requests a key in {len(newest)} models")
+    found = "; ".join(f"{model}: {told[use]}" for model, use in odd.items())
+    remedy = "send one x-session-id a conversation: arms, guards and certificates go by it"
+    failed: Outcome = "failed" if "one" in odd.values() else "ok"
+    return Check("session keys", failed, found, remedy)
+
+
 def check_deployment(component: str, deployment: Mapping[str, Any] | None) -> Check:
     """A Deployment of the release has its replica ready."""
     if deployment is None:

@@ -18,6 +18,7 @@ import click
 
 from trimwheel_api import names
 from trimwheel_api.errors import InvalidInput, Refused, Unavailable, quote
+from trimwheel_api.kinds import AdaptivePolicy
 from trimwheel_cli import checks
 from trimwheel_cli.checks import Check
 from trimwheel_cli.kube import Kube, connect, kube_options
@@ -49,7 +50,8 @@ HTTP_BYTES = 64 << 20
 def doctor(
     prometheus: str | None, mlflow: str | None, release_namespace: str, output: str, **where: Any
 ) -> None:
-    """Check what Trimwheel needs: kinds, admission policies, operator, pipelines, scraping, MLflow.
+    """Check what Trimwheel needs: kinds, admission policies, operator, pipelines, scraping, MLflow,
+    and how clients use session keys.
 
     Exits 0 when nothing failed, 1 when something did, 3 when the API server does not answer. A
     pod that Prometheus does not scrape is named with the label that is missing.
@@ -75,6 +77,7 @@ def _all(kube: Kube, release: str, prometheus: str | None, mlflow: str | None) -
     yield _guarded("operator", lambda: _deployment(kube, release, names.COMPONENT_OPERATOR))
     yield _guarded("pipelines", lambda: _deployment(kube, release, names.COMPONENT_PIPELINES))
     yield _guarded("operator lock", lambda: _lease(kube, release))
+    yield _guarded("session keys", lambda: _session_keys(kube))
     yield _service("Prometheus", prometheus, _prometheus, "--prometheus or PROMETHEUS_URL")
     if prometheus:
         yield _guarded("scraping", lambda: _scraping(kube, prometheus))
@@ -109,6 +112,10 @@ def _deployment(kube: Kube, release: str, component: str) -> Check:
     return checks.check_deployment(
         component, kube.read("apps", "deployments", namespace=release, name=name)
     )
+
+
+def _session_keys(kube: Kube) -> Check:
+    return checks.check_session_keys(kube.everywhere(AdaptivePolicy))
 
 
 def _lease(kube: Kube, release: str) -> Check:

@@ -76,6 +76,10 @@ class Kube:
         """All objects of a kind in the namespace, oldest first."""
         return [read(kind, one) for one in self._objects.list(kind.__name__, self.namespace)]
 
+    def everywhere(self, kind: type[BaseModel]) -> list[dict[str, Any]]:
+        """All objects of a kind in all namespaces, as they are stored."""
+        return self._objects.list(kind.__name__)
+
     def create(self, kind: type[BaseModel], metadata: dict[str, str], spec: Any) -> str:
         """Create an object and return its name. Raises Refused with the API server's words."""
         placed = metadata | {"namespace": self.namespace}

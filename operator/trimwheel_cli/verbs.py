@@ -51,6 +51,7 @@ BENCHES: dict[str, Verb] = {
     "certificate": Verb("Violations and cost of certificates over many draws.", "pipelines"),
     "canary": Verb("False Fails of identical arms, and delay to a real one.", "pipelines"),
     "memory": Verb("What the watch loop holds over simulated days.", "pipelines"),
+    "drift": Verb("False Harmful verdicts in clusters, and delay to a real rise.", "pipelines"),
     "rollback": Verb("Decision to last acknowledgement over many workers.", "operator"),
     "serving": Verb("Time the encoder against transformers, exits against dense.", "pipelines"),
     "task": Verb("Check that the demo's task has something to lose.", "pipelines"),

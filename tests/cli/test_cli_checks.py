@@ -118,3 +118,40 @@ def test_a_monitor_that_no_prometheus_selects_names_the_label():
     assert checks.unselected_monitors([monitor], [server, everything]) == []
     labelled = {"metadata": {"name": "m", "labels": {"release": "kube-prometheus"}}}
     assert checks.unselected_monitors([labelled], [server]) == []
+
+
+def certified(model: str, issued: str, keys: str | None) -> dict[str, Any]:
+    clusters = {} if keys is None else {"clusters": {"sessions": 9, "sessionKeys": keys}}
+    return {
+        "metadata": {"namespace": "shop", "name": f"{model}-{issued}"},
+        "spec": {"model": model, "certificate": {"issuedAt": issued} | clusters},
+    }
+
+
+@pytest.mark.parametrize(
+    ("policies", "outcome", "says"),
+    [
+        ([], "skipped", "no certificate"),
+        ([{"metadata": {"namespace": "shop", "name": "p"}, "spec": {"model": "m"}}], "skipped", ""),
+        ([certified("m", "2026-01-01", None)], "skipped", "no certificate"),
+        ([certified("m", "2026-01-01", "mixed")], "ok", "several requests a key in 1 models"),
+        ([certified("m", "2026-01-01", "unique")], "ok", "shop/m: a new session key for every"),
+        ([certified("m", "2026-01-01", "one")], "failed", "shop/m: the same session key for"),
+        (
+            [certified("m", "2026-01-01", "one"), certified("m", "2026-01-02", "mixed")],
+            "ok",
+            "several requests",
+        ),
+        (
+            [certified("m", "2026-01-01", "one"), certified("n", "2026-01-02", "mixed")],
+            "failed",
+            "shop/m",
+        ),
+    ],
+)
+def test_session_keys_are_what_the_newest_certificate_of_each_model_saw(
+    policies: list[dict[str, Any]], outcome: str, says: str
+) -> None:
+    check = checks.check_session_keys(policies)
+    assert check.outcome == outcome
+    assert says in check.found
