@@ -11,6 +11,7 @@ from trimwheel_api.metrics import (
     GUARD_EVENTS,
     GUARD_IDENTITIES,
     GUARD_LARGEST_SHARE,
+    GUARD_SESSION_SAMPLE,
     GUARD_TRIALS,
     GUARD_VALUE,
     GUARD_VERDICT,
@@ -95,6 +96,9 @@ def _guards(board: Dashboard) -> Dashboard:
     trials = f"sum by (guard, arm) ({of_model(GUARD_TRIALS)})"
     events = f"sum by (guard, arm) ({of_model(GUARD_EVENTS)})"
     largest = f"max by (guard, arm) ({of_model(GUARD_LARGEST_SHARE)})"
+    sampled = f"{of_model(GUARD_SESSION_SAMPLE)} >= 0"
+    apart = f'count by (guard, arm) (count_values by (guard, arm) ("hash", {sampled}))'
+    again = f"count by (guard, arm) ({sampled}) / {apart}"
     identities = f"min by (guard, arm) ({of_model(GUARD_IDENTITIES)})"
     return (
         board.with_row(Row("Verdicts"))
@@ -129,6 +133,11 @@ def _guards(board: Dashboard) -> Dashboard:
         .with_panel(
             graph("Identities", "short", "Identities that brought trials, at the worker with the "
                   "fewest.", (identities, "{{guard}} {{arm}}"))
+        )
+        .with_panel(
+            graph("Pods that count one session", "short", "Mean over the sampled sessions; 1 with "
+                  "session affinity. The guards' evidence is divided by its design effect.",
+                  (again, "{{guard}} {{arm}}"))
         )
     )  # fmt: skip
 
