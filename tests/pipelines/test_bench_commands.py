@@ -12,7 +12,13 @@ import pytest
 from click.testing import CliRunner
 
 from trimwheel_api.errors import InvalidInput, NotEnoughData
-from trimwheel_pipelines import bench_canary, bench_certificate, bench_pools, bench_replay
+from trimwheel_pipelines import (
+    bench_canary,
+    bench_certificate,
+    bench_drift,
+    bench_pools,
+    bench_replay,
+)
 from trimwheel_pipelines.bench_pools import load_pool, synthetic_pool
 
 
@@ -123,10 +129,62 @@ def test_canary_exits_with_one_when_a_regression_goes_unfound() -> None:
 
 def test_sticky_sessions_carry_few_events_and_keep_their_totals() -> None:
     ramp = bench_canary.falling_ramp(100.0)
-    sessions, requests = bench_canary.simulate(ramp, np.random.default_rng(0), sticky=True)
+    rng = np.random.default_rng(0)
+    sessions, requests, effects = bench_canary.simulate(ramp, rng, sticky=True)
+    assert set(effects) == {1.0}
     assert sessions[:, :2].sum() == ramp.blocks * (ramp.requests // bench_canary.SESSION_REQUESTS)
     assert requests[:, :2].sum() == pytest.approx(ramp.blocks * ramp.requests, rel=0.02)
     assert requests[:, 2:].sum() > 1.2 * sessions[:, 2:].sum()
+
+
+def test_pods_count_sessions_again_and_their_samples_say_how_often() -> None:
+    ramp = bench_canary.falling_ramp(100.0)
+    rng = np.random.default_rng(0)
+    sessions, _, effects = bench_canary.simulate(ramp, rng, sticky=True, pods=12)
+    once = ramp.blocks * (ramp.requests // bench_canary.SESSION_REQUESTS)
+    assert sessions[:, :2].sum() > 2 * once
+    assert 4.0 < np.median(effects) < 8.0
+
+
+@pytest.mark.slow
+def test_certificates_of_clustered_traffic_keep_their_promise_and_are_issued() -> None:
+    code, result = invoke(
+        bench_certificate.command, "--population", "repeat:20", "--population", "bursts:10",
+        "--draws", "12", "--pool-size", "20000",
+    )  # fmt: skip
+    assert code == 0
+    assert result["violations"] <= result["allowed"]
+    assert [case["population"] for case in result["cases"]] == ["repeat:20", "bursts:10"]
+    assert all(case["certified"] >= 6 for case in result["cases"])
+    assert result["cases"][0]["certify"] > 2_000  # as many as were asked for
+
+
+def test_too_few_clusters_keep_full_depth_and_say_how_many_are_asked_for() -> None:
+    code, result = invoke(
+        bench_certificate.command, "--population", "repeat:60", "--draws", "3",
+        "--pool-size", "20000", "--certify", "1000",
+    )  # fmt: skip
+    assert (code, result["violations"], result["certified"]) == (0, 0, 0)
+    assert result["too_few_clusters"] == 3
+
+
+def test_graded_losses_are_certified_by_betting() -> None:
+    code, result = invoke(
+        bench_certificate.command, "--population", "independent", "--loss", "graded",
+        "--draws", "6", "--pool-size", "20000", "--certify", "1000",
+    )  # fmt: skip
+    assert code == 0
+    assert result["certified"] == 6
+    assert result["cost"]["released"]["mean"] < 1
+
+
+def test_drift_bench_reports_false_alarms_and_delays() -> None:
+    code, result = invoke(bench_drift.command, "--streams", "16", "--audits", "5000")
+    assert code == 0
+    assert result["false_harmful_share_runs_of_3"] == 0
+    assert 300 < result["median_delay_audits_3x"] < 1_100
+    assert result["if_audits_were_independent"]["5"] >= 1
+    assert not result["nine_in_a_row_harmful"]
 
 
 def test_pools_come_by_name_and_unknown_ones_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
