@@ -202,6 +202,7 @@ class Reason:
     FAILED = "Failed"  # the message says why; the incumbent stays
     JOB_FAILED = "JobFailed"  # the Job ended without a word
     TOO_FEW_RECORDS = "TooFewRecords"  # fewer audits than the search needs
+    TOO_FEW_CLUSTERS = "TooFewClusters"  # audits depend on each other too much to certify anything
     STOPPED = "Stopped"  # by the operator; the condition says why
     MODEL_DELETED = "ModelDeleted"  # while its TuningRun ran: the Job was stopped
     SUPERSEDED = "Superseded"  # harm started a newer TuningRun; this one's window is mixed

@@ -170,15 +170,11 @@ def certify(finalists: Sequence[Finalist], selection: Selection, promise: Promis
     ]
     widest = max(reports, key=lambda report: report.effective)
     if widest.too_few:
-        return _certificate(
-            Outcome.TOO_FEW_CLUSTERS,
-            _too_few(widest, selection),
-            (),
-            None,
-            selection,
-            promise,
-            widest,
-        )
+        # Of so few audits nothing certifies even if all were independent: that is no clustering.
+        few = len(selection.rows) < widest.needed
+        outcome = Outcome.FULL_DEPTH if few else Outcome.TOO_FEW_CLUSTERS
+        reason = _too_few(widest, selection)
+        return _certificate(outcome, reason, (), None, selection, promise, widest)
     results = tuple(
         _walk(finalist, own, selection, promise)
         for finalist, own, report in zip(finalists, clusters, reports, strict=True)
@@ -234,7 +230,7 @@ def _too_few(report: ClusterReport, selection: Selection) -> str:
         f"{len(selection.rows)} audits cannot certify even a policy without errors: they are worth "
         f"{report.effective:.0f} independent ones{f' because of {why}' if why else ''}; at least "
         f"{report.needed} certify, "
-        f"{report.asked} audits like these are asked for: {wait} at the present rate"
+        f"about {report.asked} audits like these are needed: {wait} at the present rate"
     )
 
 

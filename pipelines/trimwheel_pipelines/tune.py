@@ -18,6 +18,7 @@ from trimwheel_api.kinds import AdaptiveModel, AdaptivePolicy, TuningRun
 from trimwheel_api.names import Reason
 from trimwheel_api.values import decimal_string
 from trimwheel_pipelines import evidence
+from trimwheel_pipelines.audit_window import Outcome
 from trimwheel_pipelines.certificate import Certificate
 from trimwheel_pipelines.certifying import Model, Winner, certify_proposals, measure
 from trimwheel_pipelines.collecting import Collector, SearchData
@@ -243,7 +244,9 @@ class Tuning:
         """(outcome, reason, message) of the run."""
         if winner is None:
             message = f"nothing certified, full depth is kept: {certificate.reason}"
-            return Reason.NOTHING_CERTIFIED, Reason.NOTHING_CERTIFIED, message
+            few = certificate.outcome is Outcome.TOO_FEW_CLUSTERS
+            reason = Reason.TOO_FEW_CLUSTERS if few else Reason.NOTHING_CERTIFIED
+            return Reason.NOTHING_CERTIFIED, reason, message
         assert certificate.cost is not None
         now = self.world.clock()
         stable = f"the stable policy needs {measured.cost:.3f}"

@@ -126,6 +126,23 @@ def test_a_promise_that_cannot_be_kept_leaves_full_depth(stage: Any, model: Load
     assert not stage.objects.list(AdaptivePolicy) and not stage.objects.list(PolicyRollout)
 
 
+def test_clusters_that_cannot_carry_a_certificate_end_the_run_with_how_many_are_needed(
+    stage: Any, model: LoadedModel
+) -> None:
+    stage.declare(model.digest)
+    stage.traffic.write(400, stage.before)
+    stage.traffic.write(1300, stage.after, step=0.001, session=["everybody"] * 1300)
+    assert stage.start() == "NothingCertified"
+    assert stage.condition(names.STALLED) == ("True", "TooFewClusters")
+    ready = stage.run.status.condition(names.READY)
+    assert ready is not None
+    assert "are worth 1 independent ones because of sessions" in ready.message
+    assert (
+        "audits like these are needed" in ready.message and "at the present rate" in ready.message
+    )
+    assert not stage.objects.list(AdaptivePolicy)
+
+
 def test_too_many_lost_audits_void_the_window(stage: Any, model: LoadedModel) -> None:
     stage.declare(model.digest)
     stage.traffic.write(400, stage.before)
