@@ -11,6 +11,7 @@ from trimwheel_api.metrics import (
     GUARD_EVENTS,
     GUARD_IDENTITIES,
     GUARD_LARGEST_SHARE,
+    GUARD_SAMPLE_EMPTY,
     GUARD_SESSION_SAMPLE,
     GUARD_TRIALS,
     GUARD_VALUE,
@@ -96,7 +97,7 @@ def _guards(board: Dashboard) -> Dashboard:
     trials = f"sum by (guard, arm) ({of_model(GUARD_TRIALS)})"
     events = f"sum by (guard, arm) ({of_model(GUARD_EVENTS)})"
     largest = f"max by (guard, arm) ({of_model(GUARD_LARGEST_SHARE)})"
-    sampled = f"{of_model(GUARD_SESSION_SAMPLE)} >= 0"
+    sampled = f"{of_model(GUARD_SESSION_SAMPLE)} > {GUARD_SAMPLE_EMPTY}"
     apart = f'count by (guard, arm) (count_values by (guard, arm) ("hash", {sampled}))'
     again = f"count by (guard, arm) ({sampled}) / {apart}"
     identities = f"min by (guard, arm) ({of_model(GUARD_IDENTITIES)})"

@@ -100,9 +100,11 @@ GUARD_IDENTITIES = Metric(
 )  # fmt: skip
 GUARD_SESSION_SAMPLE = Metric(
     "trimwheel_guard_session_sample", "gauge", ("model", "arm", "digest", "guard", "slot"),
-    "Smallest hashes, keyed with the rollout's salt, of the sessions that a guard counted; -1 in a "
+    "Smallest hashes, keyed with the rollout's salt, of the sessions that a guard counted; 0 in a "
     "free slot. Pods that publish the same ones counted the same sessions.",
 )  # fmt: skip
+GUARD_SAMPLE_EMPTY = 0
+"""Value of a slot without a session; hashes are above it."""
 GUARD_SAMPLE_SLOTS = 32
 """Hashes that a pod publishes for each guard, policy and arm."""
 POLICY_INFO = Metric(

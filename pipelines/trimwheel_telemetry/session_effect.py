@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from trimwheel_api.metrics import GUARD_SAMPLE_SLOTS
+from trimwheel_api.metrics import GUARD_SAMPLE_EMPTY, GUARD_SAMPLE_SLOTS
 
 Hashes = npt.NDArray[np.float64]
 
@@ -29,7 +29,7 @@ def session_effect(samples: Sequence[Hashes], slots: int = GUARD_SAMPLE_SLOTS) -
     full pods' largest hashes every pod has published all it counted, so the sessions there are a
     fair sample. Pods without a session count for nothing.
     """
-    known = [np.unique(sample[sample >= 0]) for sample in samples]
+    known = [np.unique(sample[sample > GUARD_SAMPLE_EMPTY]) for sample in samples]
     known = [sample for sample in known if len(sample)]
     if len(known) < 2:
         return 1.0

@@ -212,8 +212,8 @@ def test_a_superseded_run_ends_in_mlflow_and_says_why(
         stage.objects.put(TuningRun, "zz-harm", spec)
 
     stage.while_waiting = [harm]
-    assert stage.start() == "Failed"
-    assert stage.condition(names.STALLED) == ("True", "Superseded")
+    assert stage.start() == "Superseded"
+    assert stage.condition(names.STALLED) == ("False", "Superseded")
     run = client.get_run(stage.run.status.mlflow_run_id)
     assert run.info.status == "KILLED" and run.data.tags["trimwheel.outcome"] == "Superseded"
     assert "zz-harm" in run.data.tags["mlflow.note.content"]

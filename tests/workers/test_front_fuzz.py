@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -58,9 +59,8 @@ def client() -> Iterator[TestClient]:
         yield made
 
 
-@schema.parametrize()
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
-def test_requests_of_the_document_get_answers_of_the_document(case: Any) -> None:
+def _answers_of_the_document(case: Any) -> None:
+    """Requests of the document get answers of the document."""
     response = case.call()
     met.add((case.operation.path, response.status_code))
     case.validate_response(
@@ -70,6 +70,20 @@ def test_requests_of_the_document_get_answers_of_the_document(case: Any) -> None
             response_schema_conformance,
         ],
     )  # fmt: skip
+
+
+# A test for each operation: those of one `parametrize` share an id, of which pytest-xdist runs one.
+for _path, _methods in _document["paths"].items():
+    for _method in sorted(set(_methods) & {"get", "post"}):
+
+        @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+        def _fuzz(case: Any) -> None:
+            _answers_of_the_document(case)
+
+        _name = re.sub(r"\W+", "_", f"{_method}{_path}").strip("_")
+        _fuzz.__name__ = _fuzz.__qualname__ = f"test_requests_to_{_name}"
+        _operation = schema.include(path=_path, method=_method.upper())
+        globals()[_fuzz.__name__] = _operation.parametrize()(_fuzz)
 
 
 def test_the_fuzzer_got_in() -> None:

@@ -13,13 +13,11 @@ from bisect import bisect_left
 from functools import partial
 from hashlib import blake2b
 
-from trimwheel_api.metrics import GUARD_SAMPLE_SLOTS
+from trimwheel_api.metrics import GUARD_SAMPLE_EMPTY, GUARD_SAMPLE_SLOTS
 from trimwheel_workers.front.metrics import GuardCounters
 
 HASH_BYTES = 6
 """48 bits: exact in the floating-point numbers of a metric."""
-EMPTY = -1.0
-"""Value of a slot without a session."""
 
 
 class SessionSample:
@@ -40,7 +38,7 @@ class SessionSample:
         if not session:
             return
         digest = blake2b(session.encode(), key=self._key, digest_size=HASH_BYTES).digest()
-        value = int.from_bytes(digest, "big")
+        value = int.from_bytes(digest, "big") + 1
         if len(self._hashes) == GUARD_SAMPLE_SLOTS and value >= self._hashes[-1]:
             return
         place = bisect_left(self._hashes, value)
@@ -50,4 +48,4 @@ class SessionSample:
         del self._hashes[GUARD_SAMPLE_SLOTS:]
 
     def _value(self, slot: int) -> float:
-        return float(self._hashes[slot]) if slot < len(self._hashes) else EMPTY
+        return float(self._hashes[slot]) if slot < len(self._hashes) else GUARD_SAMPLE_EMPTY
