@@ -56,6 +56,7 @@ from trimwheel_operator.raw import (
     each,
     held_since,
     is_ours,
+    of_epochs_until,
     serving_pod,
     tuning_job,
 )
@@ -124,6 +125,8 @@ class Gatherer:
         children = self._children(model, memory, now) if model else Children()
         acknowledgements = each(acknowledgement, self.store.of_group("Lease", key))
         heard = {ack.pod for ack in acknowledgements}
+        if assignment is not None:
+            acknowledgements = of_epochs_until(assignment.spec.epoch, acknowledgements)
         pods = each(partial(serving_pod, name, heard), self.store.of_group("Pod", key))
         active = [one for one in rollouts if phases.is_active(one.status)]
         going_back = any(

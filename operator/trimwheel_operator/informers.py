@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from trimwheel_api import names
@@ -60,9 +61,9 @@ def watched(release_namespace: str) -> tuple[Watched, ...]:
         Watched("AdaptivePolicy", by_model),
         Watched("PolicyJournal", by_journal, namespace=release_namespace),
         Watched("Deployment", by_label, worker),
-        Watched("Pod", by_label, worker),
+        Watched("Pod", partial(by_pod, release_namespace), worker),
         Watched("Lease", by_label, names.LABEL_MODEL),
-        Watched("Job", by_label, tuning, release_namespace),
+        Watched("Job", by_job, tuning, release_namespace),
     )
 
 
@@ -88,11 +89,28 @@ def by_rollout(item: Json) -> Group:
 
 
 def by_label(item: Json) -> Group:
-    """A labelled object; a Job says in which namespace its model is."""
+    """A labelled object belongs to a model of its own namespace, whatever else it says of itself:
+    anybody labels what is theirs as they like."""
     metadata = item["metadata"]
     labels = metadata.get("labels") or {}
-    namespace = labels.get(names.LABEL_MODEL_NAMESPACE) or metadata.get("namespace", "")
-    return namespace, labels.get(names.LABEL_MODEL, "")
+    return metadata.get("namespace", ""), labels.get(names.LABEL_MODEL, "")
+
+
+def by_job(item: Json) -> Group:
+    """A Job is in the release's namespace, where tenants write nothing: it names its model's."""
+    labels = item["metadata"].get("labels") or {}
+    namespace, model = by_label(item)
+    return labels.get(names.LABEL_MODEL_NAMESPACE) or namespace, model
+
+
+def by_pod(release_namespace: str, item: Json) -> Group:
+    """A worker is beside its model; the pod of a Job is where the Job is, and says what it says."""
+    metadata = item["metadata"]
+    labels = metadata.get("labels") or {}
+    of_job = labels.get(names.LABEL_COMPONENT) == names.COMPONENT_TUNING
+    if of_job and metadata.get("namespace") == release_namespace:
+        return by_job(item)
+    return by_label(item)
 
 
 class Informer:

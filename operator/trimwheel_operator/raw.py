@@ -76,6 +76,14 @@ def acknowledgement(lease: Json) -> Acknowledgement | None:
     )
 
 
+def of_epochs_until(epoch: int, said: Iterable[Acknowledgement]) -> tuple[Acknowledgement, ...]:
+    """Those of epochs that the workers may have seen: this one, or one that was just written.
+
+    Who speaks of a later one follows another assignment, or none: it is no answer to this one.
+    """
+    return tuple(one for one in said if one.epoch <= epoch + 1)
+
+
 def serving_pod(model: str, heard: Container[str], pod: Json) -> Pod | None:
     """A pod that may be serving: one that never was Ready nor acknowledged serves nobody.
 

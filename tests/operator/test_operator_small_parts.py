@@ -17,7 +17,7 @@ from trimwheel_api.errors import SpecInvalid
 from trimwheel_api.kinds import KINDS
 from trimwheel_api.kinds.policy_rollout import GuardStatus
 from trimwheel_operator.handlers import registry
-from trimwheel_operator.informers import by_label, watched
+from trimwheel_operator.informers import watched
 from trimwheel_operator.metrics import OperatorMetrics
 from trimwheel_operator.plan.actions import (
     Decided,
@@ -25,7 +25,8 @@ from trimwheel_operator.plan.actions import (
     Report,
     merge_patch,
 )
-from trimwheel_operator.raw import acknowledgement, held_since, tuning_job
+from trimwheel_operator.plan.observed import Acknowledgement
+from trimwheel_operator.raw import acknowledgement, held_since, of_epochs_until, tuning_job
 from trimwheel_operator.settings import from_environment
 
 JSON = st.recursive(
@@ -92,11 +93,37 @@ def test_leases_and_jobs_are_read_by_what_they_say() -> None:
     assert tuning_job([], job).failed and tuning_job([], job).message == "BackoffLimitExceeded"
 
 
-def test_labelled_objects_lead_back_to_their_model() -> None:
-    labels = {names.LABEL_MODEL: "router"}
-    assert by_label({"metadata": {"namespace": "team", "labels": labels}}) == ("team", "router")
-    labels[names.LABEL_MODEL_NAMESPACE] = "other"
-    assert by_label({"metadata": {"namespace": "team", "labels": labels}}) == ("other", "router")
+@pytest.mark.parametrize(
+    ("kind", "namespace", "component", "model_namespace", "group"),
+    [
+        ("Lease", "team", "", "", "team"),
+        ("Lease", "evil", "", "team", "evil"),
+        ("Deployment", "evil", "worker", "team", "evil"),
+        ("Pod", "team", "worker", "", "team"),
+        ("Pod", "evil", "worker", "team", "evil"),
+        ("Pod", "evil", "tuning", "team", "evil"),
+        ("Pod", "trimwheel-system", "worker", "team", "trimwheel-system"),
+        ("Pod", "trimwheel-system", "tuning", "team", "team"),
+        ("Job", "trimwheel-system", "tuning", "team", "team"),
+    ],
+)
+def test_labelled_objects_lead_back_to_a_model_of_their_own_namespace(
+    kind: str, namespace: str, component: str, model_namespace: str, group: str
+) -> None:
+    """Only what a Job of ours is or runs says that its model is elsewhere."""
+    labels = {
+        names.LABEL_MODEL: "router",
+        names.LABEL_COMPONENT: component,
+        names.LABEL_MODEL_NAMESPACE: model_namespace,
+    }
+    [target] = [one for one in watched("trimwheel-system") if one.kind == kind]
+    item = {"metadata": {"namespace": namespace, "labels": labels}}
+    assert target.group(item) == (group, "router")
+
+
+def test_who_speaks_of_an_epoch_that_nobody_wrote_says_nothing_of_this_one() -> None:
+    said = [Acknowledgement(f"w-{epoch}", epoch, START) for epoch in (6, 7, 8, 9, 2**53)]
+    assert [one.epoch for one in of_epochs_until(7, said)] == [6, 7, 8]
 
 
 def test_settings_come_from_the_environment_and_name_a_bad_variable() -> None:

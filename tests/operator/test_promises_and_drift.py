@@ -339,6 +339,17 @@ def test_a_changed_rate_or_lease_reaches_the_workers(world: World, field: str) -
     assert world.assignment[key] == value and world.assignment["epoch"] == 2
 
 
+@pytest.mark.parametrize("claimed", [2**52, 2**53 - 1, 2**53, 9_999_999_999_999_999])
+def test_a_claimed_epoch_that_nobody_reaches_leaves_room_for_decisions(
+    world: World, good: dict[str, Any], claimed: int
+) -> None:
+    del world.objects["PolicyAssignment", "router"]
+    world.acknowledged["router-0"] = (7, world.now)
+    world.acknowledged["router-1"] = (claimed, world.now)
+    world.settle()
+    assert world.assignment["epoch"] == 8
+
+
 def test_a_lost_assignment_is_made_again_behind_the_newest_known_epoch(promoted: World) -> None:
     epoch = promoted.assignment["epoch"]
     del promoted.objects["PolicyAssignment", "router"]

@@ -93,7 +93,8 @@ def gathered(world: World, *items: tuple[str, Document]) -> ObservedState:
     for target in watched("trimwheel-system"):
         store.add_kind(target.kind, target.group)
     for number, (kind, item) in enumerate(items):
-        metadata = {"namespace": "team", "uid": f"u-{number}", "resourceVersion": "1"}
+        namespace = "trimwheel-system" if kind == "Job" else "team"
+        metadata = {"namespace": namespace, "uid": f"u-{number}", "resourceVersion": "1"}
         store.put(kind, {**item, "metadata": metadata | item["metadata"]})
     api: Any = Api()
     parts: Any = {"api": api, "store": store, "admission": AdmissionTest(api), "evidence": None}
@@ -148,6 +149,23 @@ BROKEN: dict[str, Document] = {
     },
     "Job": {"labels": LABELS, "status": {"conditions": [{"status": "True"}]}},
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("label", ["", "team"])
+def test_a_pod_and_a_lease_of_another_namespace_say_nothing_of_this_model(
+    world: World, label: str
+) -> None:
+    """A tenant that names another one's model could otherwise end that one's canary."""
+    own = [("Pod", named("a", HEALTHY["Pod"])), ("Lease", named("a", HEALTHY["Lease"]))]
+    forged = []
+    for kind, item in (("Pod", HEALTHY["Pod"]), ("Lease", HEALTHY["Lease"])):
+        made = named("forged", item)
+        marks = {**made["metadata"]["labels"], names.LABEL_MODEL_NAMESPACE: label}
+        made["metadata"] = {**made["metadata"], "namespace": "evil", "labels": marks}
+        forged.append((kind, made))
+    state = gathered(world, *own, *forged)
+    assert [pod.name for pod in state.pods] == ["a"]
+    assert [ack.pod for ack in state.acknowledgements] == ["a"]
 
 
 def named(name: str, document: Document) -> Document:

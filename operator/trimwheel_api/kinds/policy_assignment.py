@@ -14,7 +14,7 @@ from trimwheel_api.kinds.common import Resource, Spec, Status, ruled
 from trimwheel_api.policy import MAX_DOCUMENT_BYTES
 from trimwheel_api.values import AtMost, Digest, Fraction
 
-_MOST_WRITES = 2**53
+MOST_WRITES = 2**53
 """No JSON reader loses a count below it."""
 
 _MONOTONE = (
@@ -49,10 +49,8 @@ class PolicyAssignmentSpec(Spec):
             "message": "weightBasisPoints must be 0 without a candidate",
         },
     )
-    epoch: Annotated[int, AtMost(_MOST_WRITES)] = Field(
-        description="Grows with every change.", ge=1
-    )
-    renewals: Annotated[int, AtMost(_MOST_WRITES)] = Field(
+    epoch: Annotated[int, AtMost(MOST_WRITES)] = Field(description="Grows with every change.", ge=1)
+    renewals: Annotated[int, AtMost(MOST_WRITES)] = Field(
         default=0, description="Grows while the operator lives.", ge=0
     )
     stable: AssignedPolicy = Field(description="Served outside the candidate's cohorts.")

@@ -12,7 +12,7 @@ from trimwheel_api import names
 from trimwheel_api.errors import SpecInvalid
 from trimwheel_api.kinds import AdaptiveModel
 from trimwheel_api.kinds.adaptive_model import CandidatePolicy, DriftState, StablePolicy
-from trimwheel_api.kinds.policy_assignment import PolicyAssignmentSpec
+from trimwheel_api.kinds.policy_assignment import MOST_WRITES, PolicyAssignmentSpec
 from trimwheel_api.limits import beyond
 from trimwheel_api.names import Reason
 from trimwheel_api.times import EPOCH, parse, parse_or, to_micro
@@ -36,6 +36,8 @@ from trimwheel_operator.plan.stable import (
 )
 
 RENEWALS_PER_LEASE = 3
+UNREACHED_EPOCH = MOST_WRITES // 2
+"""A thousand writes a second take 140,000 years to it."""
 
 
 def worker_manifests(draft: Draft, model: AdaptiveModel) -> list[Action]:
@@ -90,10 +92,15 @@ def _time_of(drift: DriftState) -> tuple[datetime, bool]:
 
 
 def begin_assignment(draft: Draft, model: AdaptiveModel) -> None:
-    """A new model starts at full depth; a lost assignment goes on behind the newest epoch known."""
+    """A new model starts at full depth; a lost assignment goes on behind the newest epoch known.
+
+    Of epochs that workers claim those are left out that no number of writes reaches: a claim near
+    the field's limit would leave no room for the decisions to come.
+    """
     if draft.assignment is not None:
         return
-    epoch = max((ack.epoch for ack in draft.state.acknowledgements), default=0) + 1
+    claimed = (ack.epoch for ack in draft.state.acknowledgements)
+    epoch = max((one for one in claimed if one < UNREACHED_EPOCH), default=0) + 1
     draft.assignment = PolicyAssignmentSpec(
         epoch=epoch,
         stable=DENSE_ASSIGNED,
