@@ -11,6 +11,7 @@ from kubernetes.config import ConfigException
 from yaml import YAMLError
 
 from trimwheel_api.errors import SetupFailed
+from trimwheel_kube.decoding import Client
 
 _MALFORMED = (
     YAMLError, TypeError, KeyError, IndexError, ValueError, AttributeError, OSError, RecursionError,
@@ -63,7 +64,7 @@ def connect(
         namespace = _load_in_cluster(settings, str(error))
     except _MALFORMED as error:
         raise _unusable(named, error) from error
-    return Connection(client.ApiClient(settings), namespace)
+    return Connection(Client(settings), namespace)
 
 
 def _check_sizes(named: str | None) -> None:

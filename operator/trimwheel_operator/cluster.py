@@ -7,7 +7,6 @@ the client becomes one of ours, so that callers decide by class: `Conflict` (gat
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any
@@ -20,6 +19,7 @@ from trimwheel_api.errors import Conflict, Refused, TrimwheelError, Unavailable
 from trimwheel_api.kinds import PLURALS
 from trimwheel_kube.answers import NETWORK, words_of
 from trimwheel_kube.connection import connect as connect_by
+from trimwheel_kube.decoding import decode
 
 Json = dict[str, Any]
 
@@ -144,7 +144,7 @@ class KubeApi:
         )
         try:
             for line in _lines(response):
-                change = json.loads(line)
+                change = decode(line)
                 if change["type"] == "ERROR":
                     raise Conflict(str(change["object"].get("message", "watch ended")))
                 yield change["type"], change["object"]
@@ -156,7 +156,7 @@ class KubeApi:
     def _json(self, method: str, path: str, body: Json | None = None, **query: Any) -> Json:
         response = self._send(method, path, body, **query)
         try:
-            found: Json = json.loads(response.data)
+            found: Json = decode(response.data)
         except _BROKEN as error:
             raise Unavailable(f"{method} {path}: the answer broke off: {error!r}") from error
         return found

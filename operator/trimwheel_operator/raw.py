@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from trimwheel_api import names
 from trimwheel_api.kinds import AdaptiveModel, Resource
 from trimwheel_api.times import parse
+from trimwheel_kube.decoding import MOST_READ, is_deeper
 from trimwheel_operator import manifests
 from trimwheel_operator.causes import cause_of, pods_of
 from trimwheel_operator.plan.observed import (
@@ -161,6 +162,8 @@ class Parser:
 def _parsed(kind: type[Kind], item: Json) -> Kind | Unreadable:
     metadata = item["metadata"]
     try:
+        if is_deeper(item):
+            raise ValueError(f"it is nested more than {MOST_READ} levels deep")
         return kind.model_validate(item)
     except Exception as error:  # whatever somebody wrote, it is one object's fault
         detail = error.errors()[0] if isinstance(error, ValidationError) else repr(error)

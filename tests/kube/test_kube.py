@@ -122,6 +122,16 @@ def test_a_server_that_does_not_answer_is_named(tmp_path: Path) -> None:
         objects.list("TuningRun")
 
 
+@pytest.mark.parametrize("levels", [900, 1_200, 5_000])
+def test_a_list_with_an_object_of_any_depth_has_the_others(
+    server: Server, objects: Objects, levels: int
+) -> None:
+    deep = '{"a":' * levels + "1" + "}" * levels
+    bad = f'{{"metadata": {{"name": "deep"}}, "spec": {{"policy": {deep}}}}}'
+    server.answers(200, f'{{"items": [{bad}, {{"metadata": {{"name": "r"}}}}]}}'.encode())
+    assert [one["metadata"]["name"] for one in objects.list("AdaptivePolicy")] == ["deep", "r"]
+
+
 def test_requests_are_made_as_the_kinds_say(server: Server, objects: Objects) -> None:
     server.answers(200, {"items": [
         {"metadata": {"name": "new", "creationTimestamp": "2026-01-02T00:00:00Z"}},

@@ -12,11 +12,14 @@ import pytest
 from kubernetes import client
 
 from trimwheel_api.errors import Unavailable
+from trimwheel_api.kinds import AdaptivePolicy
 from trimwheel_operator.app import App
 from trimwheel_operator.cluster import KubeApi
-from trimwheel_operator.informers import Informers
+from trimwheel_operator.informers import Informers, by_model
 from trimwheel_operator.leader import Leader
 from trimwheel_operator.metrics import OperatorMetrics
+from trimwheel_operator.plan.observed import Unreadable
+from trimwheel_operator.raw import Parser
 from trimwheel_operator.store import Store
 
 LEASE = {"metadata": {"name": "x", "resourceVersion": "1"}, "spec": {"holderIdentity": "me"}}
@@ -84,6 +87,49 @@ def test_a_broken_watch_is_unavailable(breaking: Any, body: bytes) -> None:
     api, _ = breaking(body[:-1] + b"\n")
     with pytest.raises(Unavailable):
         list(api.watch("/apis/x", "", "1"))
+
+
+DEEP = b'{"a":' * 1_200 + b"1" + b"}" * 1_200
+"""2.4 KB of one tenant, and the managedFields that the API server makes of them."""
+
+
+def deep_policy() -> bytes:
+    metadata = b'{"name":"deep","namespace":"evil","uid":"d","managedFields":' + DEEP
+    return b'{"metadata":' + metadata + b'},"spec":{"model":"router","policy":' + DEEP + b"}}"
+
+
+@pytest.fixture
+def whole_answers(monkeypatch: pytest.MonkeyPatch, breaking: Any) -> Callable[[bytes], KubeApi]:
+    """An API that answers with this, however long it is."""
+
+    def make(body: bytes) -> KubeApi:
+        monkeypatch.setitem(globals(), "WHOLE", body)
+        made: KubeApi = breaking()[0]
+        return made
+
+    return make
+
+
+def test_an_object_that_is_too_deep_ends_neither_the_list_nor_the_watch_of_the_others(
+    whole_answers: Any,
+) -> None:
+    other = b'{"metadata":{"name":"p","namespace":"team","uid":"u"},"spec":{"model":"router"}}'
+    items = b'{"metadata":{"resourceVersion":"7"},"items":[' + deep_policy() + b"," + other + b"]}"
+    found, version = whole_answers(items).list("/apis/x")
+    assert version == "7"
+    assert found[1] == json.loads(other)
+    line = b'{"type":"ADDED","object":%s}\n'
+    changes = list(whole_answers(line % deep_policy() + line % other).watch("/apis/x", "", "1"))
+    assert [one["metadata"]["name"] for _, one in changes] == ["deep", "p"]
+    assert changes[1][1] == json.loads(other)
+    store = Store()
+    store.add_kind("AdaptivePolicy", by_model)
+    for item in (found[0], changes[0][1]):
+        store.put("AdaptivePolicy", item)
+        [entry] = store.of_group("AdaptivePolicy", ("evil", "router"))
+        parser = Parser()
+        assert parser.parse(AdaptivePolicy, entry) is None
+        assert parser.failed == [Unreadable("AdaptivePolicy", "deep", "d")]
 
 
 def test_a_broken_answer_does_not_end_the_leadership(breaking: Any) -> None:
