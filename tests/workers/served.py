@@ -43,6 +43,12 @@ class Served:
     door: Door
     port: int = 0
     hold: bool = False
+    server: Any = None
+
+    @property
+    def open(self) -> int:
+        """Connections that the server has."""
+        return len(self.server.server_state.connections)
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection("127.0.0.1", self.port)
@@ -85,6 +91,7 @@ async def serving(**limits: Any) -> AsyncIterator[Served]:
         make_app(served.worker), http=connection_class(served.door), lifespan="off", port=0,
         log_config=None, timeout_graceful_shutdown=1,
     ))  # fmt: skip
+    served.server = server
     task = asyncio.create_task(server.serve())
     while not server.started:
         await asyncio.sleep(0.01)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 from tests.workers.served import GOOD, INFER, answer_of, code_of, serving
 
+from trimwheel_workers.front.connections import Connection
 from trimwheel_workers.front.limits import BODY_BYTES, HEAD_BYTES
 
 
@@ -173,3 +175,86 @@ async def test_a_connection_serves_one_request_after_another(serve: Callable[...
     writer.write(GOOD * 5)
     assert [code_of(await answer_of(reader)) for _ in range(5)] == [200] * 5, "pipelined"
     writer.close()
+
+
+def deaf(served: Any, *data: bytes) -> socket.socket:
+    """A client that asks and does not read: the kernel holds little for it."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+    client.settimeout(2.0)
+    client.connect(("127.0.0.1", served.port))
+    client.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        for part in data:
+            client.send(part)
+    return client
+
+
+LAST = GOOD.replace(b"host: w\r\n", b"host: w\r\nconnection: close\r\n")
+UNREAD = {
+    "answers without end": (GOOD * 20_000,),
+    "answers, and the connection's end": (GOOD * 600, LAST),
+}
+
+
+@pytest.mark.parametrize("data", UNREAD.values(), ids=UNREAD.keys())
+async def test_who_does_not_read_loses_the_connection(
+    serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, data: tuple[bytes, ...]
+) -> None:
+    """Answers waited for ever, and each such connection counted for ever."""
+    small_buffers(monkeypatch)
+    served = await serve(receive_seconds=1.0)
+    clients = [await asyncio.to_thread(deaf, served, *data) for _ in range(4)]
+    await asyncio.sleep(0.3)
+    assert served.open == 4
+    for _ in range(300):
+        await asyncio.sleep(0.1)
+        if not served.open:
+            break
+    assert served.open == 0
+    assert code_of(await served.talk(GOOD)) == 200
+    for client in clients:
+        client.close()
+
+
+async def test_who_does_not_read_makes_room_for_who_asks(
+    serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was 503 for everybody."""
+    small_buffers(monkeypatch)
+    served = await serve(connections=5, receive_seconds=60.0)
+    clients = [await asyncio.to_thread(deaf, served, GOOD * 20_000) for _ in range(5)]
+    connections = served.server.server_state.connections
+    for _ in range(200):
+        await asyncio.sleep(0.1)
+        if all(one.flow.write_paused for one in connections):
+            break
+    assert served.open == 5
+    for _ in range(20):
+        assert code_of(await served.talk(GOOD)) == 200
+    assert served.refused(503) == 0
+    for client in clients:
+        client.close()
+
+
+async def test_who_reads_slowly_is_served(serve: Callable[..., Any]) -> None:
+    served = await serve(receive_seconds=1.0)
+    reader, writer = await served.connect()
+    writer.write(GOOD * 3000)
+    for number in range(3000):
+        assert code_of(await answer_of(reader)) == 200, number
+        if number % 100 == 0:
+            await asyncio.sleep(0.1)
+    writer.close()
+
+
+def small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel takes little of what the server writes."""
+    made = Connection.connection_made
+
+    def connection_made(self: Connection, transport: Any) -> None:
+        sock = transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        made(self, transport)
+
+    monkeypatch.setattr(Connection, "connection_made", connection_made)

@@ -2,12 +2,14 @@
 
 Given to uvicorn by `server`. What a request's body may hold is `protocol`'s; this file bounds what
 a client can make the worker keep before there is a request: headers (431), time to send (408),
-connections (503), bytes after a refusal. Everything it refuses is counted through `Door.refused`.
+connections (503), bytes after a refusal; and how long answers wait for a client that does not read.
+Every request it refuses is counted through `Door.refused`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Callable
 from http import HTTPStatus
@@ -34,36 +36,68 @@ class Door:
         self.refused = refused
         self._waiting: dict[Connection, float] = {}
         """Connections that owe (the rest of) a request, and since when; the longest first."""
+        self._unread: dict[Connection, float] = {}
+        """Connections whose answers their clients do not read, likewise."""
         self._sweep: asyncio.TimerHandle | None = None
 
     def wait_for(self, connection: Connection) -> None:
         """A request is due from now on."""
         self._waiting.pop(connection, None)
         self._waiting[connection] = time.monotonic()
-        if self._sweep is None:
-            self._sweep = asyncio.get_running_loop().call_later(_SWEEP_SECONDS, self._expire)
+        self._watch()
 
     def forget(self, connection: Connection) -> None:
         """The request is there, or the connection is gone."""
         self._waiting.pop(connection, None)
 
+    def must_be_read(self, connection: Connection) -> None:
+        """What was written is to be read from now on; a clock that runs already goes on."""
+        self._unread.setdefault(connection, time.monotonic())
+        self._watch()
+
+    def was_read(self, connection: Connection) -> None:
+        """Written bytes have left, or the connection is gone."""
+        self._unread.pop(connection, None)
+
     def make_room(self, connection: Connection) -> bool:
         """Close the connection that has waited longest, other than the new one."""
-        longest = next((one for one in self._waiting if one is not connection), None)
+        longest = min(
+            (
+                (since, waiting is self._unread, one)
+                for waiting in (self._waiting, self._unread)
+                for one, since in itertools.islice(waiting.items(), 2)
+                if one is not connection
+            ),
+            key=lambda found: found[:2],
+            default=None,
+        )
         if longest is None:
             return False
-        longest.give_up()
+        _, unread, one = longest
+        if unread:
+            one.abandon()
+        else:
+            one.give_up()
         return True
+
+    def _watch(self) -> None:
+        if self._sweep is None:
+            self._sweep = asyncio.get_running_loop().call_later(_SWEEP_SECONDS, self._expire)
 
     def _expire(self) -> None:
         self._sweep = None
         late = time.monotonic() - self.limits.receive_seconds
-        for connection, since in list(self._waiting.items()):
-            if since > late:
-                break
+        for connection in _since(self._unread, late):
+            connection.abandon()
+        for connection in _since(self._waiting, late):
             connection.give_up()
-        if self._waiting:
-            self._sweep = asyncio.get_running_loop().call_later(_SWEEP_SECONDS, self._expire)
+        if self._waiting or self._unread:
+            self._watch()
+
+
+def _since(waiting: dict[Connection, float], late: float) -> list[Connection]:
+    """Those that have waited since before `late`."""
+    return [one for one, _ in itertools.takewhile(lambda one: one[1] <= late, waiting.items())]
 
 
 class Connection(HttpToolsProtocol):
@@ -99,7 +133,26 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is due any longer."""
         self.door.forget(self)
+        self.door.was_read(self)
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The client does not read as fast as it asks: its clock runs."""
+        super().pause_writing()
+        self.door.must_be_read(self)
+
+    def resume_writing(self) -> None:
+        """It has read."""
+        super().resume_writing()
+        if not self.transport.is_closing():
+            self.door.was_read(self)
+
+    def abandon(self) -> None:
+        """Drop a connection that is not read, with what was written for it."""
+        self._closed = True
+        self.door.forget(self)
+        self.door.was_read(self)
+        self.transport.abort()
 
     def give_up(self) -> None:
         """Close a connection that owes a request: 408 if it began one, in silence if not."""
@@ -133,6 +186,8 @@ class Connection(HttpToolsProtocol):
     def _close(self) -> None:
         self._closed = True
         self.door.forget(self)
+        # It stays open until what was written is read.
+        self.door.must_be_read(self)
         self.transport.close()
 
     # ------------------------------------------------------------------ bytes
@@ -199,8 +254,14 @@ class Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """The next request may come."""
         super().on_response_complete()
-        if not (self._closed or self.transport.is_closing() or self.pipeline):
+        if self.transport.is_closing():
+            self.door.must_be_read(self)
+        elif not (self._closed or self.pipeline):
             self.door.wait_for(self)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Nothing was asked for some seconds."""
+        self._close()
 
 
 def connection_class(door: Door) -> type[Connection]:
