@@ -57,3 +57,9 @@ def test_the_build_sees_what_is_copied_and_no_state() -> None:
         for source in found[1].split()
     }
     assert "*" in rules and allowed == copied
+
+
+@pytest.mark.parametrize("deployable", DEPLOYABLES)
+def test_no_module_is_imported_from_the_working_directory(deployable: str) -> None:
+    """It is a volume that others may write, and `python -m` would look there first."""
+    assert "PYTHONSAFEPATH=1 \\" in [line.strip() for line in lines(deployable)]

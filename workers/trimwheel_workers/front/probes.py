@@ -8,10 +8,14 @@ the loop is alive, by the age of its last beat. Clients' own health calls stay o
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import orjson
 
@@ -22,7 +26,10 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 BEAT_SECONDS = 1.0
 DEAD_SECONDS = 30.0
 """Without a beat for this long the event loop hangs, and the worker is not live."""
-_CLIENT_SECONDS = 5.0
+CLIENT_SECONDS = 10.0
+"""A connection may last this long, answer included."""
+CONNECTIONS = 64
+"""At this many the oldest connection is closed for a new one."""
 
 
 class Pulse:
@@ -72,8 +79,48 @@ class Probes:
 
 
 class _Server(ThreadingHTTPServer):
+    """A thread a connection, within a number of connections and a time for each."""
+
     daemon_threads = True
     request_queue_size = 64
+
+    def __init__(self, *arguments: Any) -> None:
+        self._open: dict[socket.socket, float] = {}
+        """Connections, and since when; the oldest first."""
+        self._lock = threading.Lock()
+        super().__init__(*arguments)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread; the oldest connection makes room."""
+        with self._lock:
+            while len(self._open) >= CONNECTIONS:
+                self._end(next(iter(self._open)))
+            self._open[request] = time.monotonic()
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """The connection's thread is done with it."""
+        with self._lock:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """Between two polls of the listening socket, twice a second at least."""
+        late = time.monotonic() - CLIENT_SECONDS
+        with self._lock:
+            for request in [one for one, since in self._open.items() if since < late]:
+                self._end(request)
+
+    def _end(self, request: socket.socket) -> None:
+        """Wake the thread that reads or writes it: that closes it."""
+        del self._open[request]
+        with contextlib.suppress(OSError):
+            request.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away, or was made to, is no news."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
 
 def _state(name: str, holds: bool) -> tuple[int, str, bytes]:
@@ -84,7 +131,7 @@ def _handler(
     answers: dict[str, Callable[[], tuple[int, str, bytes]]],
 ) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
-        timeout = _CLIENT_SECONDS
+        timeout = CLIENT_SECONDS
 
         def do_GET(self) -> None:
             answer = answers.get(self.path.partition("?")[0])
