@@ -187,7 +187,7 @@ class Reason:
     TARGET_REJECTED = "TargetRejected"  # a Rollback names a digest that was rejected or revoked
     JOURNAL_FULL = "JournalFull"  # decisions wait for the ledger: nothing new is exposed
     NOT_CARRIED_OUT = "NotCarriedOut"  # decided and journaled, but the operator stopped before
-    MODEL_GONE = "ModelGone"  # the model was deleted while a candidate was served
+    MODEL_GONE = "ModelGone"  # the model was deleted while workers served a policy
     ACCEPTED_BY_UPGRADE = "AcceptedByUpgrade"  # older than the notes on admission: it counts
     NOT_FORMERLY_STABLE = "NotFormerlyStable"  # a Rollback names a digest that never was stable
     STEPS_LOOSER_THAN_MODEL = "StepsLooserThanModel"  # spec.steps expose more, or sooner

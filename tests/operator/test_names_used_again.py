@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from tests.operator.world import World
 
-from trimwheel_api.names import Reason
+from trimwheel_api.names import Action, Reason
 from trimwheel_api.policy import DENSE
 
 Document = dict[str, Any]
@@ -102,6 +103,37 @@ def test_a_deleted_rollout_that_a_finalizer_keeps_ends_its_canary_too(
     world.settle()
     assert world.assignment["candidate"] is None
     assert world.actions_of("ramp")[-1] == ("Abort", Reason.ABORTED)
+
+
+@pytest.mark.parametrize("how", ["orphaned", "kept by a finalizer"])
+def test_what_a_deleted_model_leaves_behind_serves_full_depth(promoted: World, how: str) -> None:
+    """Neither `--cascade=orphan` nor a finalizer keeps a policy that nobody promises any more."""
+    world = promoted
+    served = world.assignment["stable"]["digest"]
+    assert served != DENSE.digest
+    if how == "orphaned":
+        world.delete("AdaptiveModel", "router")
+    else:
+        item = world.objects["AdaptiveModel", "router"]
+        item["metadata"]["deletionTimestamp"] = "2026-11-22T12:01:00Z"
+        world.touch(item)
+    world.after(1).settle()
+    assert world.assignment["stable"]["digest"] == DENSE.digest
+    assert world.assignment["candidate"] is None
+    [last] = [one for one in world.journal.decisions if one.action == Action.FALL_BACK]
+    assert (last.reason, last.policy_digest) == (Reason.MODEL_GONE, served)
+
+
+@pytest.mark.parametrize("writes", [0, 1, 2])
+def test_the_departure_of_a_model_is_journaled_once_whatever_crashes(
+    promoted: World, writes: int
+) -> None:
+    promoted.delete("AdaptiveModel", "router")
+    promoted.after(1).look(crash_after=writes)
+    promoted.after(1).settle()
+    assert promoted.assignment["stable"]["digest"] == DENSE.digest
+    actions = [one.action for one in promoted.journal.decisions]
+    assert actions.count(Action.FALL_BACK) == 1 and Action.WITHDRAW not in actions
 
 
 def test_a_model_that_was_deleted_and_left_its_canary_behind_does_not_take_it_up_again(

@@ -46,6 +46,7 @@ def plan(state: ObservedState, now: datetime) -> Plan:
     worker_objects: list[Action] = []
     if model is None:
         attempt(draft, rollouts.orphans, otherwise=None)
+        attempt(draft, memory.leave_full_depth, otherwise=None)
     else:
         worker_objects = _model(draft, model, mistake)
     attempt(draft, memory.close_pass, otherwise=None)

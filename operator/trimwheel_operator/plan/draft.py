@@ -371,9 +371,9 @@ class Draft:
 
     def _assignment_write(self) -> list[Action]:
         observed, model = self.state.assignment, self.state.model
-        if self.assignment is None or model is None:
+        if self.assignment is None or (model is None and observed is None):
             return []
-        if observed is None:
+        if observed is None and model is not None:
             return [
                 WriteAssignment(
                     namespace=self.state.namespace,
@@ -382,7 +382,7 @@ class Draft:
                     owner=owner_reference(model.kind, model.metadata),
                 )
             ]
-        if self.assignment == observed.spec:
+        if observed is None or self.assignment == observed.spec:
             return []
         patch = merge_patch(dump(observed.spec), dump(self.assignment))
         return [

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from trimwheel_api import names
 from trimwheel_api.kinds.adaptive_model import CertificateState
+from trimwheel_api.kinds.policy_assignment import PolicyAssignmentSpec
 from trimwheel_api.kinds.policy_journal import JournalDecision, RevokedDigest
 from trimwheel_api.kinds.policy_rollout import Decision
 from trimwheel_api.names import Action, Reason
@@ -18,7 +19,7 @@ from trimwheel_operator.plan.actions import Action as Effect
 from trimwheel_operator.plan.actions import Decided, DeleteJournal
 from trimwheel_operator.plan.certificates import digest_of_policy
 from trimwheel_operator.plan.draft import Draft
-from trimwheel_operator.plan.stable import StableChoice
+from trimwheel_operator.plan.stable import DENSE_ASSIGNED, StableChoice
 
 
 def remember_revocation(draft: Draft, certificate: CertificateState) -> None:
@@ -58,6 +59,33 @@ def record_stable(draft: Draft, choice: StableChoice) -> None:
         policy=intended.policy if intended else "",
         policy_digest=intended.digest if intended else "",
     )
+
+
+def leave_full_depth(draft: Draft) -> None:
+    """What is left of a model that goes, or is gone, serves full depth: no promise stands behind
+    anything else. Workers outlive the model by `--cascade=orphan`, or by a finalizer of anybody's.
+    """
+    observed = draft.state.assignment
+    if observed is None:
+        return
+    if observed.spec.stable.digest != DENSE.digest:
+        _journal_departure(draft, observed.spec)
+    draft.assign(stable=DENSE_ASSIGNED, candidate=None, weight_basis_points=0)
+
+
+def _journal_departure(draft: Draft, served: PolicyAssignmentSpec) -> None:
+    known = journal.left_behind(draft.journal, served.epoch, _present(draft))
+    if any(one.action == Action.FALL_BACK and not one.rollout_uid for one in known):
+        return  # journaled by a look that a crash cut off
+    message = (
+        f"AdaptiveModel {draft.state.name} was deleted; its workers serve full depth until they end"
+    )
+    decision = Decision(
+        seq=0, time=to_micro(draft.now), action=Action.FALL_BACK, reason=Reason.MODEL_GONE,
+        message=message,
+    )  # fmt: skip
+    draft.decided.append(Decided(Action.FALL_BACK, Reason.MODEL_GONE))
+    draft.record(decision, policy_digest=served.stable.digest)
 
 
 def close_pass(draft: Draft) -> None:
