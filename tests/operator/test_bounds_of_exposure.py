@@ -152,6 +152,48 @@ def test_an_approval_without_a_pass_does_not_keep_it_exposed(world: World, good:
     assert world.of_rollout("ramp").condition(names.STALLED).reason == Reason.APPROVAL_EXPIRED
 
 
+def one_step(hold: str) -> Document:
+    shadow = {"weight": "0%", "hold": "15s", "maxDuration": "10m"}
+    return {"steps": [shadow, {"weight": "50%", "hold": hold, "maxDuration": "366d"}]}
+
+
+LINGERING: dict[str, tuple[str, bool, str]] = {
+    "paused": ("15s", True, "Pass"),
+    "a hold of a year": ("365d", False, "Pass"),
+    "no evidence": ("15s", False, "NotEnoughEvidence"),
+}
+
+
+@pytest.mark.parametrize("how", LINGERING)
+@pytest.mark.parametrize("approval", ["Required", "Automatic"])
+def test_whatever_keeps_a_step_exposed_does_not_go_on_for_ever_without_an_approval(
+    world: World, good: Document, how: str, approval: str
+) -> None:
+    hold, paused, verdict = LINGERING[how]
+    world.model(rollout={"approval": approval, **one_step(hold)})
+    climb(ask(world, good), steps=1)
+    world.guards(verdict)
+    world.change("ramp", paused=paused)
+    world.settle()
+    assert world.assignment["weightBasisPoints"] == 5000
+    world.after(70 * 3600).settle()
+    assert world.assignment["weightBasisPoints"] == 5000
+    world.after(75 * 3600).settle()
+    if approval == "Automatic":
+        assert world.assignment["weightBasisPoints"] == 5000, "no person was ever asked for"
+        return
+    assert world.assignment["weightBasisPoints"] == 0 and world.assignment["candidate"] is None
+    stalled = world.of_rollout("ramp").condition(names.STALLED)
+    assert stalled.reason == Reason.APPROVAL_EXPIRED
+    assert world.of_model.rejected_digests == []
+
+
+def test_a_shadow_may_last_since_it_serves_nobody(world: World, good: Document) -> None:
+    ask(world, good).change("ramp", paused=True)
+    world.settle().after(600 * 3600).settle()
+    assert world.of_rollout("ramp").phase == "Progressing"
+
+
 def test_a_model_that_asks_for_approval_again_is_heard_in_flight(
     world: World, good: Document
 ) -> None:

@@ -13,6 +13,7 @@ from trimwheel_api import names
 from trimwheel_api.kinds import PolicyApproval, PolicyRollout
 from trimwheel_api.names import Action, Reason
 from trimwheel_api.times import parse
+from trimwheel_operator.plan import phases
 from trimwheel_operator.plan.draft import Draft
 from trimwheel_operator.plan.gates import is_person
 from trimwheel_operator.plan.witness import SETTLING
@@ -35,6 +36,16 @@ def approval(
         if one.spec.approver not in (rollout.spec.requested_by, rollout.spec.on_behalf_of):
             return one
     return None
+
+
+def approval_required(draft: Draft, rollout: PolicyRollout) -> bool:
+    """Whether the model asks for a person, now or when the rules were frozen.
+
+    What was taken back before always takes one.
+    """
+    model, frozen = draft.state.model, phases.rules(draft.status(rollout)).rollout
+    asked = [frozen.approval, *([model.spec.rollout.approval] if model else [])]
+    return "Required" in asked or draft.remembered.was_taken_back(rollout.spec.policy_digest)
 
 
 def rejection(draft: Draft, rollout: PolicyRollout) -> PolicyApproval | None:

@@ -14,7 +14,7 @@ from trimwheel_api.names import Action, Reason
 from trimwheel_api.times import parse, parse_or, to_micro
 from trimwheel_api.values import percent, span
 from trimwheel_operator.plan import outcomes, phases
-from trimwheel_operator.plan.approvals import approval
+from trimwheel_operator.plan.approvals import approval, approval_required
 from trimwheel_operator.plan.draft import Draft
 from trimwheel_operator.plan.isolation import attempt
 from trimwheel_operator.plan.outcomes import Stop
@@ -212,16 +212,6 @@ def take_step(draft: Draft, rollout: PolicyRollout) -> None:
             outcomes.promote(draft, rollout, Reason.PROMOTED, actor="")
     elif spent >= span(step.max_duration):
         time_out(draft, rollout, step.max_duration)
-
-
-def approval_required(draft: Draft, rollout: PolicyRollout) -> bool:
-    """Whether the model asks for a person, now or when the rules were frozen.
-
-    What was taken back before always takes one.
-    """
-    model, frozen = draft.state.model, phases.rules(draft.status(rollout)).rollout
-    asked = [frozen.approval, *([model.spec.rollout.approval] if model else [])]
-    return "Required" in asked or draft.remembered.was_taken_back(rollout.spec.policy_digest)
 
 
 def has_enough(draft: Draft, rollout: PolicyRollout) -> bool:

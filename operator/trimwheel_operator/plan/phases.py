@@ -117,6 +117,19 @@ def approval_due(status: PolicyRolloutStatus, model: AdaptiveModel) -> datetime 
     return since + span(approval_limit(status, model)) if since else None
 
 
+def exposure_due(status: PolicyRolloutStatus, model: AdaptiveModel) -> datetime | None:
+    """When a step that serves the candidate has to have ended; None while none does.
+
+    The deadline, after the step's hold or a hold as long as the deadline: neither a pause, nor
+    missing evidence, nor a hold of a year exposes people for ever to what nobody approved.
+    """
+    since = parse(status.step_started_at)
+    if since is None or not status.weight_basis_points or status.phase == AWAITING_APPROVAL:
+        return None
+    limit = span(approval_limit(status, model))
+    return since + min(span(current_step(status).hold), limit) + limit
+
+
 def is_last_step(status: PolicyRolloutStatus) -> bool:
     """Whether promotion is what comes next."""
     return status.step >= len(rules(status).rollout.steps) - 1

@@ -13,7 +13,7 @@ from trimwheel_api.kinds import AdaptiveModel, PolicyRollout
 from trimwheel_api.names import Reason
 from trimwheel_api.times import parse
 from trimwheel_operator.plan import outcomes, phases
-from trimwheel_operator.plan.approvals import approval, rejection
+from trimwheel_operator.plan.approvals import approval, approval_required, rejection
 from trimwheel_operator.plan.draft import Draft
 from trimwheel_operator.plan.isolation import attempt
 from trimwheel_operator.plan.observed import Acknowledgement
@@ -112,6 +112,24 @@ def approval_expired(draft: Draft, rollout: PolicyRollout, model: AdaptiveModel)
     return Stop(Reason.APPROVAL_EXPIRED, message)
 
 
+def exposed_too_long(draft: Draft, rollout: PolicyRollout, model: AdaptiveModel) -> Stop | None:
+    """A step exposes people, and the question whether a person approves has not come up in time.
+
+    Else whoever pauses a rollout at half of the sessions, or plans a hold of a year, would need no
+    approval. A wait for approval itself has a deadline of its own.
+    """
+    status = draft.status(rollout)
+    due = phases.exposure_due(status, model)
+    if due is None or draft.now < due or not approval_required(draft, rollout):
+        return None
+    limit = phases.approval_limit(status, model)
+    message = (
+        f"step {status.step} served it beyond its hold and rollout.approvalDeadline ({limit}), and "
+        "nobody has approved it; its weight is 0 again"
+    )
+    return Stop(Reason.APPROVAL_EXPIRED, message)
+
+
 def _current(draft: Draft) -> list[Acknowledgement]:
     """What live workers say of the assignment as it is, candidate included."""
     observed = draft.state.assignment
@@ -135,6 +153,7 @@ STOPS: tuple[StopRule, ...] = (
     model_changed,
     certificate_lapsed,
     approval_expired,
+    exposed_too_long,
 )
 
 
