@@ -137,7 +137,8 @@ def _guards(board: Dashboard) -> Dashboard:
         )
         .with_panel(
             graph("Pods that count one session", "short", "Mean over the sampled sessions; 1 with "
-                  "session affinity. The guards' evidence is divided by its design effect.",
+                  "session affinity. Evidence is divided by the design effect, which is larger "
+                  "where sessions differ.",
                   (again, "{{guard}} {{arm}}"))
         )
     )  # fmt: skip

@@ -1,8 +1,8 @@
 """Drift: has the traffic changed, and does the change break the promise?
 
-Called by the watch loop with the audits and signals since the last promotion, on every pass. Pure
-and without memory: everything is recomputed from records since a start time, so a restarted loop
-gives the same verdict at the same audit. The clock is an argument.
+The types and rules of drift, and `judge_drift`, the slow reference: pure and without memory, it
+recomputes everything from all audits since a start time. The watch loop runs `drift_sums`, which
+keeps the same numbers up to date and is tested equal to it. The clock is an argument.
 
 Stage one (`covariates`) finds moved signals; it raises the audit rate and may start tuning. Stage
 two always runs on audited disagreement, because a change of class mix moves no covariate:

@@ -1,6 +1,7 @@
 """Has the mean loss risen above its bound since some unknown moment, when losses come in clusters?
 
-Called by `trimwheel_pipelines.drift` (is the stable policy's promise broken?) and `bench drift`.
+Called by `trimwheel_pipelines.drift` and `drift_sums` (is the stable policy's promise broken?) and
+by `bench drift`.
 `evidence.ShiryaevRoberts` treats every audit as independent: nine wrong audits in a row, one burst
 of copies, are then as good as nine. `ChangeDetector` runs the same statistic over blocks of audits
 and believes each block less, in two ways:
@@ -10,9 +11,9 @@ and believes each block less, in two ways:
   differ than those of independent audits. Differences of neighbours see neither the change that is
   looked for, which is a step, nor a slow swing of the traffic.
 
-A loss lies in [0, 1]; for 0 and 1 the ratio is the likelihood ratio of F3, else the bet on the mean
-with the same expectation under the bound. State is a few numbers: kept, or recomputed from all
-losses since the start, it gives the same. Leaves out sessions (one trial each, the caller's).
+A loss lies in [0, 1]; for 0 and 1 the ratio is the likelihood ratio of `evidence`, else the bet on
+the mean with the same expectation under the bound. State is a few numbers: kept, or recomputed from
+all losses since the start, it gives the same. Leaves out sessions (one trial each, the caller's).
 Sources: Pollak (1985) for Shiryaev-Roberts, von Neumann (1941) for the variance by differences,
 Waudby-Smith and Ramdas (2024) for the bet.
 """
