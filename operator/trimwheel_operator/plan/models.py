@@ -251,8 +251,11 @@ def _report_serving(
         said = "" if applied else _progress(deployment, wanted, cause)
         draft.model_condition(names.RECONCILING, not applied, reason, said)
     behind = _behind(draft)
-    ready = deployment.ready >= wanted and applied and not behind
+    reachable = bool(draft.state.children.cluster_ip)
+    ready = deployment.ready >= wanted and applied and not behind and reachable
     message = f"{deployment.ready} of {wanted} workers are ready"
+    if not reachable:
+        message += ", and there is no Service yet"
     reason = Reason.WORKERS_READY if ready else Reason.WORKERS_NOT_READY
     if not applied and deployment.ready >= wanted:
         message += f", {deployment.updated} of them run this spec"

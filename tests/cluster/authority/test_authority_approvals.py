@@ -105,7 +105,7 @@ REFUSED: dict[str, tuple[Case, str, str]] = {
         with_the_verb_on_another_rollout, "trimwheel-approvers", "carl lacks verb approve",
     ),
     "by the operator's own account": (
-        by_the_operator, "trimwheel-approvers", "trimwheel-operator is a service account",
+        by_the_operator, "", "cannot create resource",
     ),
     "by a service account that holds approve": (
         by_an_account_with_the_verb, "trimwheel-approvers", "robot is a service account",

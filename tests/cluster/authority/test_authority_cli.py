@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from trimwheel_api.kinds.adaptive_model import RolloutSpec
+from trimwheel_api.kinds.common import dump
+from trimwheel_api.kinds.policy_rollout import EffectiveRollout, EffectiveRules
 from trimwheel_api.policy import DENSE
 from trimwheel_cli.main import cli
 from trimwheel_console import NEGATIVE, OK, UNREACHABLE, USAGE
@@ -129,7 +132,13 @@ def test_a_rollback_to_dense_takes_its_own_verb(stage, run):
 def test_a_rollback_of_a_candidate_under_way_takes_no_more_than_the_rollback_role(stage, run):
     stage.root.create(stage.model())
     stage.requested()
-    going = {"status": {"phase": "Progressing"}}
+    rules = EffectiveRules(
+        rollout=EffectiveRollout.model_validate(dump(RolloutSpec())),
+        max_disagreement="0.02", error_budget="0.002", latency_slo="250ms",
+        latency_budget="0.01", capacity_target="0.8", stable_digest=DENSE.digest, salt="s",
+        certified=True, started_at="2026-01-01T00:00:00Z",
+    )  # fmt: skip
+    going = {"status": {"phase": "Progressing", "effective": dump(rules)}}
     assert stage.operator.patch("PolicyRollout", "r", going, "status").allowed
     stage.person("rolf", "trimwheel-rollback")
     result = run("rolf", "rollback", "m", *REASON, "--no-wait", "-o", "json")

@@ -43,6 +43,8 @@ CHANGES: dict[str, tuple[Any, Any]] = {
 """Path -> a stricter and a looser value than the default; None where there is none."""
 
 FREE: dict[str, Any] = {
+    "access.tokensSecret": "trimwheel-tokens",
+    "access.tlsSecret": "trimwheel-tls",
     "model.uri": "s3://elsewhere/router",
     "model.digest": DIGEST,
     "replicas": 3,

@@ -39,6 +39,10 @@ def test_the_api_server_accepts_every_object_of_the_shape(
 ) -> None:
     """A server-side dry run: defaulting, validation and admission, but nothing is stored."""
     objects = [one for one in rendered(helm, chart, shape) if one["kind"] not in FOREIGN]
+    for namespace in {one["metadata"].get("namespace") for one in objects} - {None}:
+        # Those that NetworkPolicies are made in are the users'.
+        if namespace not in stage.cluster.kubectl("get", "namespaces", "--output", "name"):
+            stage.cluster.kubectl("create", "namespace", namespace)
     file = tmp_path / "objects.json"
     file.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
     said = stage.cluster.kubectl(

@@ -225,6 +225,7 @@ def test_a_model_shows_every_setting_that_is_in_force(stage: Any) -> None:
     filled = AdaptiveModel.model_validate({**made, "spec": {"model": made["spec"]["model"]}})
     in_force = filled.spec.model_dump(mode="json", by_alias=True, exclude_none=True)
     shown = made["spec"]
+    assert in_force.pop("access") == {}, "nothing is asked of clients unless it is declared"
     assert shown == {
         **in_force,
         "resources": {},
