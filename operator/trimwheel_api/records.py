@@ -61,6 +61,8 @@ COLUMNS: tuple[Column, ...] = (
 
 TENANT_HEADER = "x-tenant-id"
 
+_MOST_DIGITS = 20
+"""Of a number in a segment's name, with what stands before it: more fit no float or column."""
 META_NAMESPACE = "trimwheel.namespace"
 META_MODEL = "trimwheel.model"
 """Keys in a segment's metadata: whose records it holds. Segments of 0.1.0 have neither; one that
@@ -98,6 +100,8 @@ def parse_segment_name(name: str) -> tuple[float, str, int, int, int]:
         raise ValueError(f"segment name: must end with .parquet, but got {stem!r}")
     started, rest = stem.removesuffix(".parquet").split("-", 1)
     pod, sequence, count, lost = rest.rsplit("-", 3)
+    if any(len(part) > _MOST_DIGITS for part in (started, sequence, count, lost)):
+        raise ValueError(f"segment name: numbers must be short, but got {stem[:40]!r}")
     return (
         int(started) / 1000,
         pod,

@@ -28,7 +28,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from typing import Any, BinaryIO, Final, cast
@@ -92,20 +92,27 @@ class Nursery:
     def __post_init__(self) -> None:
         atexit.register(self.close)
 
-    def decode(self, data: bytes, claim: Claim, limits: SegmentLimits = LIMITS) -> Decoded:
-        """The table in a segment's bytes.
+    def decode(
+        self,
+        data: bytes,
+        claim: Claim,
+        limits: SegmentLimits = LIMITS,
+        columns: Sequence[str] = SCHEMA.names,
+    ) -> Decoded:
+        """The table in a segment's bytes; of its columns, all of which are checked, these.
 
         Raises InvalidInput when they break a limit or a rule, or a decoder; Unavailable when no
         decoder can be started, which says nothing about the segment.
         """
-        order = json.dumps({"claim": asdict(claim), "limits": asdict(limits)}).encode()
+        about = {"claim": asdict(claim), "limits": asdict(limits), "columns": list(columns)}
+        order = json.dumps(about).encode()
         with self._lock:
             try:
                 reply = self._ask(order, data)
             except (OSError, EOFError) as error:
                 self.close()
                 raise Unavailable(f"no decoder of segments can be started: {error}") from error
-        return _answer(reply, claim, limits)
+        return _answer(reply, claim, limits, selected(columns))
 
     def close(self) -> None:
         """End the process; the next segment starts another."""
@@ -152,9 +159,19 @@ NURSERY: Final = Nursery()
 """This process's own."""
 
 
-def isolated_decode(data: bytes, claim: Claim, limits: SegmentLimits = LIMITS) -> Decoded:
+def isolated_decode(
+    data: bytes,
+    claim: Claim,
+    limits: SegmentLimits = LIMITS,
+    columns: Sequence[str] = SCHEMA.names,
+) -> Decoded:
     """`segment_decoding.decode` where it can do no harm."""
-    return NURSERY.decode(data, claim, limits)
+    return NURSERY.decode(data, claim, limits, columns)
+
+
+def selected(columns: Sequence[str]) -> pa.Schema:
+    """The contract's schema with these columns alone."""
+    return pa.schema([SCHEMA.field(name) for name in columns])
 
 
 def hide_memory() -> None:
@@ -169,7 +186,7 @@ def hide_memory() -> None:
 # --- this side: what comes back is not trusted ----------------------------------------------------
 
 
-def _answer(reply: bytes, claim: Claim, limits: SegmentLimits) -> Decoded:
+def _answer(reply: bytes, claim: Claim, limits: SegmentLimits, schema: pa.Schema) -> Decoded:
     kind, body = reply[:1], reply[1:]
     try:
         if kind == _ERROR:
@@ -179,7 +196,7 @@ def _answer(reply: bytes, claim: Claim, limits: SegmentLimits) -> Decoded:
             size = _LENGTH.unpack(body[: _LENGTH.size])[0]
             head, rest = body[_LENGTH.size :][:size], body[_LENGTH.size + size :]
             losses = tuple((float(at), int(count)) for at, count in json.loads(head))
-            return Decoded(_table(rest, claim, limits), losses)
+            return Decoded(_table(rest, claim, limits, schema), losses)
     except InvalidInput:
         raise
     except Exception as error:  # whatever a decoder that was taken over made up
@@ -189,9 +206,9 @@ def _answer(reply: bytes, claim: Claim, limits: SegmentLimits) -> Decoded:
     raise InvalidInput("segment", "must be a Parquet file that a decoder survives", why)
 
 
-def _table(data: bytes, claim: Claim, limits: SegmentLimits) -> pa.Table:
+def _table(data: bytes, claim: Claim, limits: SegmentLimits, schema: pa.Schema) -> pa.Table:
     with pa.ipc.open_stream(pa.BufferReader(data)) as stream:
-        if stream.schema != SCHEMA:
+        if stream.schema != schema:
             raise ValueError("another schema")
         table = stream.read_all()
     table.validate(full=True)
@@ -310,7 +327,7 @@ def _decoder(decode: Decode, order: dict[str, Any], data: bytes, writing: int) -
         _give_up_everything(writing)
         claim, limits = Claim(**order["claim"]), SegmentLimits(**order["limits"])
         try:
-            reply = _TABLE + _packed(decode(data, claim, limits))
+            reply = _TABLE + _packed(decode(data, claim, limits), order["columns"])
         except InvalidInput as error:
             plain = error.value is None or isinstance(error.value, int | float)
             said = [error.field, error.rule, error.value if plain else str(error.value)[:300]]
@@ -339,9 +356,9 @@ def _give_up_everything(kept: int) -> None:
         resource.setrlimit(limit, (value, value))
 
 
-def _packed(decoded: Decoded) -> bytes:
+def _packed(decoded: Decoded, columns: Sequence[str]) -> bytes:
     losses = json.dumps(decoded.losses).encode()
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, SCHEMA) as stream:
-        stream.write_table(decoded.table)
+    with pa.ipc.new_stream(sink, selected(columns)) as stream:
+        stream.write_table(decoded.table.select(columns))
     return _LENGTH.pack(len(losses)) + losses + bytes(sink.getvalue())

@@ -31,7 +31,7 @@ from trimwheel_pipelines.isolated_decoding import isolated_decode
 from trimwheel_pipelines.records import Held, RecordReader
 from trimwheel_pipelines.retention import delete_file
 from trimwheel_pipelines.segment_decoding import LIMITS, Claim
-from trimwheel_pipelines.segment_files import Day, Plan, Segment
+from trimwheel_pipelines.segment_files import MOST_SOURCES, Day, Plan, Segment
 from trimwheel_workers.records.segments import deliver, segment_metadata, table_bytes
 
 log = logging.getLogger(__name__)
@@ -42,8 +42,6 @@ holds beyond its start."""
 SETTLE_SECONDS: Final = 900.0
 """After the end of a stretch: most of what is late is there then."""
 LEAST_SOURCES: Final = 2
-MOST_SOURCES: Final = 1000
-"""Read for one target: what one pass may take."""
 MOST_BYTES: Final = LIMITS.decoded_bytes // 4
 MERGED: Final = "_"
 """A target's name has this and an id for a pod: no pod is called so."""

@@ -12,8 +12,9 @@ and which records a question may use (`watch`, `audit_window`). Deletion is `ret
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -22,8 +23,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trimwheel_api.errors import InvalidInput, Unavailable
-from trimwheel_pipelines.isolated_decoding import isolated_decode
-from trimwheel_pipelines.segment_decoding import LIMITS, Claim
+from trimwheel_pipelines.isolated_decoding import isolated_decode, selected
+from trimwheel_pipelines.segment_decoding import LIMITS, MIB, Claim
 from trimwheel_pipelines.segment_files import (
     QUARANTINE,
     Day,
@@ -38,6 +39,11 @@ log = logging.getLogger(__name__)
 
 _TRIES = 3
 """Listings of a stretch whose segments are merged while they are read."""
+READ_BYTES = 32 * MIB
+"""Decoded in one call of `read_new`: a small file may decode to a lot, and a call holds all of it
+several times over. The segment that passes it is still taken."""
+READ_SECONDS = 20.0
+"""That one call of `read_new` may take, give or take one segment."""
 
 
 @dataclass(frozen=True)
@@ -128,9 +134,9 @@ class Held:
     """Of a merged segment: when which of its sources lost how many."""
 
     @classmethod
-    def nothing(cls, segment: Segment) -> Held:
+    def nothing(cls, segment: Segment, columns: Sequence[str] = SCHEMA.names) -> Held:
         """A segment that nobody can read."""
-        return cls(SCHEMA.empty_table(), segment.count + segment.lost)
+        return cls(selected(columns).empty_table(), segment.count + segment.lost)
 
     def lost_in(self, since: float) -> int:
         """Losses from a time on; those that no source is named for count whenever."""
@@ -171,13 +177,17 @@ class RecordReader:
         return sorted(found, key=lambda s: (s.started, s.path))
 
     def read_new(
-        self, since: float = 0.0, limit: int | None = None, listed: Sequence[Day] | None = None
+        self,
+        since: float = 0.0,
+        limit: int | None = None,
+        listed: Sequence[Day] | None = None,
+        columns: Sequence[str] = SCHEMA.names,
     ) -> AuditRecords:
         """What arrived since the last call, of segments that started at `since` or later.
 
-        At most `limit` segments, oldest first: a long history is read over several calls. `listed`
-        is what `files.days` just answered, where the caller has asked. `since` is the same in every
-        call.
+        At most `limit` segments, oldest first, and about READ_BYTES: a long history is read over
+        several calls. `listed` is what `files.days` just answered, where the caller has asked;
+        `columns`: of the records, "time" among them. `since` is the same in every call.
         """
         days = [day for day in listed or self.files.days(since) if not day.read_whole]
         for plan in (plan for day in days for plan in day.plans if plan.done):
@@ -187,7 +197,8 @@ class RecordReader:
         ]
         fresh = sorted(unread, key=lambda s: (s.started, s.path))[:limit]
         vanished = self.vanished
-        records = self._read(fresh)
+        parts, lost = self._within(fresh, columns)
+        fresh = fresh[: len(parts)]
         if self.vanished != vanished:
             # Merged or deleted since they were listed: what became of them comes in the next call.
             fresh = [s for s in fresh if s.key not in self._gone]
@@ -196,7 +207,22 @@ class RecordReader:
                 day.read_whole = True
         self._gone.clear()
         self.seen.update(segment.key for segment in fresh)
-        return records
+        return _joined(parts, lost, columns)
+
+    def _within(
+        self, segments: Sequence[Segment], columns: Sequence[str]
+    ) -> tuple[list[pa.Table], int]:
+        """The first of these, as many as bytes and time allow, and how many audits they lost."""
+        parts: list[pa.Table] = []
+        size = lost = 0
+        until = time.monotonic() + READ_SECONDS
+        for segment in segments:
+            if parts and (size >= READ_BYTES or time.monotonic() >= until):
+                break
+            held = self.held(segment, columns)
+            parts.append(held.table)
+            size, lost = size + held.table.nbytes, lost + held.lost
+        return parts, lost
 
     def replace_seen(self, plan: Plan) -> None:
         """A merge came about: who has read all its sources has read its target."""
@@ -270,31 +296,32 @@ class RecordReader:
         held = self.held(segment)
         return held.table, held.lost
 
-    def held(self, segment: Segment) -> Held:
+    def held(self, segment: Segment, columns: Sequence[str] = SCHEMA.names) -> Held:
         """What a segment holds; one that is refused or gone holds nothing and counts as lost."""
         if segment.key in self._refused:
-            return Held.nothing(segment)
+            return Held.nothing(segment, columns)
         if segment.path in self._decoded:
-            return self._decoded[segment.path]
-        found = self._decode(segment)
-        if self.remembers and len(found.table):
+            known = self._decoded[segment.path]
+            return replace(known, table=known.table.select(columns))
+        found = self._decode(segment, columns)
+        if self.remembers and len(found.table) and len(columns) == len(SCHEMA):
             self._decoded[segment.path] = found
         return found
 
-    def _decode(self, segment: Segment) -> Held:
+    def _decode(self, segment: Segment, columns: Sequence[str]) -> Held:
         claim = Claim(self.namespace, self.model, segment.count)
         try:
-            found = isolated_decode(self._bytes(segment), claim)
+            found = isolated_decode(self._bytes(segment), claim, LIMITS, columns)
         except FileNotFoundError:
             # Retention, a merge or another reader's quarantine was faster; the name still says how
             # many.
             self.files.forget()
             self.vanished += 1
             self._gone.add(segment.key)
-            return Held.nothing(segment)
+            return Held.nothing(segment, columns)
         except InvalidInput as error:
             self._set_aside(segment, error)
-            return Held.nothing(segment)
+            return Held.nothing(segment, columns)
         short = max(0, segment.count - len(found.table))
         return Held(found.table, segment.lost + short, found.losses)
 
@@ -319,6 +346,8 @@ class RecordReader:
             log.warning("Segment %s could not be moved: %s", segment.path, problem)
 
 
-def _joined(parts: list[pa.Table], lost: int) -> AuditRecords:
-    table = pa.concat_tables(parts) if parts else SCHEMA.empty_table()
+def _joined(
+    parts: list[pa.Table], lost: int, columns: Sequence[str] = SCHEMA.names
+) -> AuditRecords:
+    table = pa.concat_tables(parts) if parts else selected(columns).empty_table()
     return AuditRecords(table.sort_by("time").combine_chunks(), lost)

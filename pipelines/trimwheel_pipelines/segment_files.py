@@ -29,7 +29,11 @@ QUARANTINE = "quarantine"
 CHANGING_DAYS = 2
 RELIST_SECONDS = 600.0
 PLAN = re.compile(r"merge-[0-9a-f]{16}\.json")
-_LARGEST_PLAN = 4 << 20
+MOST_SOURCES = 1000
+"""Of one merge: what one pass may take."""
+MOST_PLANS = 16
+"""Read in one folder: the loop has one at a time, and finishes or undoes what it meets."""
+_LARGEST_PLAN = 1 << 20
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
@@ -161,8 +165,8 @@ class SegmentFiles:
         names = {_name(one) for one in paths}
         plans = [
             plan
-            for one in paths
-            if PLAN.fullmatch(_name(one)) and (plan := self._plan(system, one, names))
+            for one in sorted(one for one in paths if PLAN.fullmatch(_name(one)))[:MOST_PLANS]
+            if (plan := self._plan(system, one, names))
         ]
         replaced = {name for plan in plans if plan.done for name in plan.sources}
         files = [one for one in _segments(paths) if _name(one.path) not in replaced]
@@ -178,6 +182,8 @@ class SegmentFiles:
         try:
             document = json.loads(text)
             target, sources = str(document["target"]), tuple(map(str, document["sources"]))
+            if len(sources) > MOST_SOURCES:
+                raise ValueError(f"{len(sources)} sources, more than {MOST_SOURCES}")
             for name in (target, *sources):
                 if "/" in name:
                     raise ValueError(f"{name!r} leads out of the folder")

@@ -31,6 +31,8 @@ from trimwheel_pipelines.records import AuditRecords
 from trimwheel_pipelines.sessions import session_hashes
 
 FIRST_EXIT_SCORE = "first-exit score"
+COLUMNS = ("time", "session", "stable_digest", "stable_prediction", "scores", "predictions")
+"""Of a record, what the watch needs: inputs are not among them."""
 SHORT_BLOCK = 60.0
 FEW_SCRAPES = 4
 """Points that a block shorter than `SHORT_BLOCK` needs: it holds only a few scrapes."""

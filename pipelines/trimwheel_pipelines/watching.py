@@ -17,11 +17,12 @@ from trimwheel_pipelines.merging import finish, merge_once
 from trimwheel_pipelines.records import RecordReader
 from trimwheel_pipelines.segment_files import Plan
 from trimwheel_pipelines.signals import Telemetry
-from trimwheel_pipelines.watch import AuditWatch, drift_settings, watched_since
+from trimwheel_pipelines.watch import COLUMNS, AuditWatch, drift_settings, watched_since
 from trimwheel_telemetry.client import Prometheus
 
 SEGMENTS_A_PASS = 500
-"""Segments read of one model in one pass: a loop that starts on a long history catches up."""
+"""Segments read of one model in one pass, of which `records` bounds bytes and time as well: a loop
+that starts on a long history catches up."""
 SLACK = 3600.0
 """A segment that began this long before a promotion may hold audits from after it."""
 
@@ -73,7 +74,8 @@ class Watched:
         days = self.reader.files.days()
         if self.watch is not None:
             since = self.watch.sums.since - SLACK
-            self.watch.add(self.reader.read_new(since, SEGMENTS_A_PASS, days), now)
+            found = self.reader.read_new(since, SEGMENTS_A_PASS, days, COLUMNS)
+            self.watch.add(found, now)
         return sum(day.audits for day in days)
 
     def merge(self, now: float, save: Callable[[], None]) -> list[Plan]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,18 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from trimwheel_api.errors import Unavailable
-from trimwheel_api.records import COLUMNS, segment_day, segment_folder, segment_name
-from trimwheel_pipelines import retention
+from trimwheel_api.records import (
+    COLUMNS,
+    parse_segment_name,
+    segment_day,
+    segment_folder,
+    segment_name,
+)
+from trimwheel_pipelines import records, retention
 from trimwheel_pipelines.records import RecordReader
 from trimwheel_pipelines.retention import forget, purge
+from trimwheel_pipelines.segment_files import MOST_PLANS, MOST_SOURCES, SegmentFiles
+from trimwheel_pipelines.watch import COLUMNS as WATCHED
 from trimwheel_workers.records.segments import SCHEMA
 
 EXITS = 3
@@ -247,3 +256,62 @@ def test_a_store_that_is_no_folder_any_more_is_away_and_not_empty(tmp_path: Path
     root.write_text("in the place of the folder")
     with pytest.raises(Unavailable, match="record store"):
         RecordReader(str(root), "shop", "intent").segments()
+
+
+def test_a_pass_holds_a_bounded_number_of_decoded_bytes(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for started in range(6):
+        store.write(rows([float(started)] * 500, text=["x" * 1000] * 500), lost=1)
+    reader = store.reader()
+    one, _ = reader.table_of(reader.segments()[0])
+    monkeypatch.setattr(records, "READ_BYTES", one.nbytes + 1)
+    found = [reader.read_new() for _ in range(4)]
+    assert [len(part) for part in found] == [1000, 1000, 1000, 0], "the rest comes in later passes"
+    assert [part.lost for part in found] == [2, 2, 2, 0]
+    assert sorted(set(np.concatenate([part.column("time") for part in found]))) == [*range(6)]
+
+
+def test_a_pass_takes_a_bounded_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    for started in range(3):
+        store.write(rows([float(started)]))
+    monkeypatch.setattr(records, "READ_SECONDS", 0.0)
+    reader = store.reader()
+    assert [len(reader.read_new()) for _ in range(4)] == [1, 1, 1, 0]
+
+
+def test_the_watch_holds_no_inputs(store: Store, tmp_path: Path) -> None:
+    store.write(rows([10.0, 11.0], text=["a secret", "another"]))
+    store.write(rows([12.0]), started=12.0).write_bytes(b"PAR1 nonsense PAR1")
+    found = store.reader().read_new(columns=WATCHED)
+    assert found.table.column_names == list(WATCHED) and (len(found), found.lost) == (2, 1)
+    assert "text" not in WATCHED
+    empty = RecordReader(str(tmp_path), "shop", "other").read_new(columns=WATCHED)
+    assert empty.table.column_names == list(WATCHED)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"{'9' * 400}-pod-1-n1-lost0.parquet",
+        f"000000000001000-pod-{'9' * 400}-n1-lost0.parquet",
+        f"000000000001000-pod-1-n{'9' * 400}-lost0.parquet",
+        f"000000000001000-pod-1-n1-lost{'9' * 400}.parquet",
+    ],
+)
+def test_a_number_that_fits_nothing_makes_another_name(name: str) -> None:
+    with pytest.raises(ValueError, match="segment name"):
+        parse_segment_name(name)
+
+
+def test_plans_are_kept_to_a_number_and_a_length(store: Store) -> None:
+    day = store.write(rows([10.0])).parent
+    source = segment_name("pod-a-1", 10.0, 1, 1, 0)
+    for number in range(3 * MOST_PLANS):
+        plan = {"target": segment_name("_a", 10.0, 1, 1, 0), "sources": [source]}
+        (day / f"merge-{number:016x}.json").write_text(json.dumps(plan))
+    files = SegmentFiles(store.root, "shop", "intent")
+    assert sum(len(one.plans) for one in files.days()) == MOST_PLANS
+    for path in day.glob("merge-*.json"):
+        path.write_text(json.dumps({**plan, "sources": [source] * (MOST_SOURCES + 1)}))
+    assert sum(len(one.plans) for one in files.days()) == 0

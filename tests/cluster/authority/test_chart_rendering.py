@@ -78,7 +78,8 @@ def test_jobs_are_scheduled_as_tuning_says_and_else_as_the_release(render: Rende
     assert settings.model_cache_claim == "models"
     usual = operator_settings(environment(render(), "operator"))
     assert usual.job_pod == {} and usual.model_cache_claim == ""
-    assert usual.job_resources["requests"] == {"cpu": "500m", "memory": "512Mi"}
+    assert usual.job_resources["requests"] == {"cpu": "500m", "memory": "1Gi"}
+    assert usual.job_resources["limits"] == {"memory": "4Gi"}
 
 
 def test_the_pipelines_read_every_value_that_is_meant_for_them(render: Render) -> None:
