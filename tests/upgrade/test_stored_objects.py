@@ -144,11 +144,13 @@ def test_a_rollout_under_way_at_full_weight_is_cut_to_half_and_named() -> None:
     }
     assignment = assignment.model_copy(update={"spec": assignment.spec.model_copy(update=serving)})
     state = observed("adaptivemodel-beyond-limits", rollouts=(rollout,), assignment=assignment)
-    made = plan(state, NOW)
+    made = plan(state, datetime(2026, 11, 20, 11, 0, tzinfo=UTC))  # an hour into the step
     assert written(made)["weightBasisPoints"] == 5000
     said = conditions(made, "PolicyRollout", "all-at-once")[names.OUTSIDE_LIMITS]
     assert said["status"] == "True"
     assert "spec.steps[1].weight: must be at most 50%, but got '100%'" in said["message"]
+    unapproved = plan(state, NOW)  # eight days later
+    assert written(unapproved)["weightBasisPoints"] == 0
 
 
 def test_an_impossible_run_ends_before_it_has_a_job() -> None:
