@@ -39,6 +39,10 @@ class Modules(nn.ModuleList, Generic[M]):
         return cast(M, super().__getitem__(index))
 
 
+ALIGNMENT = 64
+"""Bytes that a fresh tensor on a CPU is aligned to."""
+
+
 class Linear(nn.Linear):
     """``nn.Linear`` with an optional fused GELU and an optional prepacked weight for inference."""
 
@@ -87,6 +91,8 @@ class Linear(nn.Linear):
             return y if len(y) == rows else y[:rows]
         if self._steady and rows < FEWEST_ROWS and x.dtype == torch.float32:
             return self._plain(filled(x))[:rows]
+        if self._steady and x.data_ptr() % ALIGNMENT:
+            x = x.clone()  # some products round by how their rows lie in memory
         return self._plain(x)
 
     def _plain(self, x: Tensor) -> Tensor:
