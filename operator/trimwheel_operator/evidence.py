@@ -119,7 +119,8 @@ class EvidenceReader:
                     # A little before the last look, since scrapes arrive late.
                     start = max(start, lines.until - self._max_age)
                 end = min(until, start + WINDOW_SECONDS)
-                answer = self._prometheus.raw(_selector(metric, rollout), start, end)
+                selector = _selector(metric, rollout.metadata.namespace, rollout.spec.model)
+                answer = self._prometheus.raw(selector, start, end)
                 series = _series(answer, is_past=end < until)
                 if series is None:
                     return answer.reason
@@ -149,10 +150,7 @@ class EvidenceReader:
         """The newest values of a gauge of the model's workers; none is no gap in the evidence."""
         if self._prometheus is None:
             return ()
-        selector = (
-            f'{metric.name}{{namespace="{rollout.metadata.namespace}",'
-            f'model="{rollout.spec.model}"}}'
-        )
+        selector = _selector(metric, rollout.metadata.namespace, rollout.spec.model)
         answer = self._prometheus.raw(selector, until - self._max_age, until)
         return answer.series if isinstance(answer, Ok) else ()
 
@@ -169,7 +167,7 @@ class EvidenceReader:
             metrics.LAYERS_RUN,
             metrics.LAYERS_FULL,
         ):
-            selector = f'{metric.name}{{namespace="{namespace}",model="{model}"}}'
+            selector = _selector(metric, namespace, model)
             answer = self._prometheus.raw(selector, window.since - LOOKBACK_SECONDS, until)
             if not isinstance(answer, Ok):
                 return None
@@ -185,8 +183,7 @@ def _guard(rule: GuardRule, found: Found, window: Window, workers: int) -> Guard
     return found.tallies.evidence(rule.name, window)
 
 
-def _selector(metric: metrics.Metric, rollout: PolicyRollout) -> str:
-    namespace, model = rollout.metadata.namespace, rollout.spec.model
+def _selector(metric: metrics.Metric, namespace: str, model: str) -> str:
     return f'{metric.name}{{namespace="{namespace}",model="{model}"}}'
 
 
